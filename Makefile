@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target that needs it creates and fills.
 # `make` without a target lists what there is.
 
-SHELL := /bin/bash
+SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
