@@ -1,0 +1,249 @@
+"""The words the link and the round engine use with each other.
+
+What a party says about itself (:class:`Greeting`, :class:`Status`), what it hands to the
+link (:class:`Outgoing`) and what the link reports back (:data:`Event`). Importing this
+module imports neither torch nor zmq.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from splitfed.errors import SplitfedError
+from splitfed.types import Manifest
+
+PROTOCOL_VERSIONS = (1, 1)
+"""The oldest and the newest version of the protocol that this code speaks."""
+
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
+FolderId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Line = Annotated[str, Meta(max_length=256)]
+Document = Annotated[str, Meta(max_length=256 * 1024)]
+Purpose = Literal["run", "check"]
+Outcome = Literal["", "agreed", "void", "alone"]
+
+_OFFER_DOMAIN = b"splitfed offer v1\0"
+_VOTE_DOMAIN = b"splitfed vote v1\0"
+
+
+def offer_message(*, run: bytes, round: int, party: str, kind: str, root: bytes) -> bytes:
+    """The bytes that an OFFER's Ed25519 signature covers."""
+    return _OFFER_DOMAIN + msgspec.msgpack.encode((run, round, party, kind, root))
+
+
+def vote_message(body: bytes) -> bytes:
+    """The bytes that a VOTE's Ed25519 signature covers: a domain of its own before the
+    body, so that no vote can pass for an offer."""
+    return _VOTE_DOMAIN + body
+
+
+class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One payload that ``party`` puts up for its peers, signed by that party.
+
+    ``run`` is the run's 32-byte name, ``kind`` what the payload is (``"update"``).
+    """
+
+    kind: Name
+    run: Digest
+    round: Count
+    party: Name
+    manifest: Manifest
+    signature: Signature
+
+    def message(self) -> bytes:
+        """The bytes that :attr:`signature` covers."""
+        return offer_message(
+            run=self.run,
+            round=self.round,
+            party=self.party,
+            kind=self.kind,
+            root=self.manifest.root,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An offer and its payload: an immutable snapshot, sent without a copy."""
+
+    offer: Offer
+    payload: bytes
+
+
+class Greeting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a party says about itself whenever a connection is made.
+
+    A snapshot: hand the link a new one (:meth:`Link.greet`) after every closed round. The
+    two documents (JSON text) travel only where the peer's digests differ. Fields that a
+    later version appends are ignored by this one.
+    """
+
+    versions: tuple[int, int] = PROTOCOL_VERSIONS
+    name: Name
+    contract: Digest
+    roster: Digest
+    initial: Digest
+    folder: FolderId
+    boot: Count
+    purpose: Purpose = "run"
+    closed_round: Count = 0
+    closed_outcome: Outcome = ""
+    closed_digest: Annotated[bytes, Meta(max_length=32)] = b""
+    open_vote: Annotated[bytes, Meta(max_length=64 * 1024)] | None = None
+    open_vote_signature: Signature | None = None
+    ledger_head: Digest | None = None
+    software: Annotated[dict[Line, Line], Meta(max_length=16)] = {}
+    contract_document: Document = ""
+    roster_document: Document = ""
+
+
+class Status(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a party is doing: public figures only. ``links`` (peer: state) is told to
+    nobody but a ``check`` under the party's own key."""
+
+    phase: Annotated[str, Meta(max_length=32, pattern="^[a-z -]*$")]
+    round: Count
+    step: Count
+    steps: Count
+    links: Annotated[dict[Name, Line], Meta(max_length=256)] | None = None
+
+
+# --- what the link reports -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """A session with ``peer`` is open (or its ``check`` was answered): agreements equal."""
+
+    peer: str
+    greeting: Greeting
+
+
+@dataclass(frozen=True, slots=True)
+class LinkBroken:
+    """The session ended; the link reconnects by itself and resumes what was open."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A payload is complete: signature, every chunk and the root are verified. Store it
+    durably, then call :meth:`Link.stored`. The link keeps no reference to ``payload``."""
+
+    peer: str
+    offer: Offer
+    payload: bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRefused:
+    """A correctly signed offer that the ``accept`` check refused: nothing was pulled."""
+
+    peer: str
+    offer: Offer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The peer holds this payload of ours durably."""
+
+    peer: str
+    round: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Voted:
+    """A vote whose signature is the peer's. The same vote is reported once."""
+
+    peer: str
+    round: int
+    body: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged:
+    """The peer said what it is doing now."""
+
+    peer: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The peer said goodbye: ``closed`` is the last round it closed. It may come back."""
+
+    peer: str
+    reason: str
+    closed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something the operator may want to know; the link goes on by itself."""
+
+    peer: str
+    error: SplitfedError
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The end of this peer for this link: nothing it sends is looked at any more."""
+
+    peer: str
+    error: SplitfedError
+
+
+Event = (
+    Greeted
+    | LinkBroken
+    | Arrived
+    | OfferRefused
+    | Delivered
+    | Voted
+    | StatusChanged
+    | Left
+    | Noticed
+    | Failed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Counters of one link since it was made, all peers together. Bytes.
+
+    Payload is the bodies of DATA frames. Wire is everything on the socket.
+    """
+
+    payload_sent: int
+    wire_sent: int
+    payload_received: int
+    wire_received: int
+    reconnects: int
+    resumes: int
+    stale: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """How things stand with one peer. Times are seconds of the link's clock, or None.
+
+    ``state``: ``"absent"``, ``"greeting"``, ``"connected"``, ``"left"`` or ``"failed"``.
+    ``awaiting``: what is still missing from this peer, in words; empty if nothing.
+    """
+
+    state: str
+    status: Status | None
+    since_change: float | None
+    last_sign_of_life: float | None
+    awaiting: str
