@@ -1,0 +1,150 @@
+"""What the agreement fixes about images: channels, size and constants for normalising.
+
+Nothing is converted in silence. A picture of another size or colour mode than the agreement
+names is converted only if the source's spec declares it (``convert=size``,
+``convert=channels`` or ``convert=size,channels``); otherwise it is an error with its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitfed.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = NDArray[np.uint8]
+
+CONVERSIONS = ("size", "channels")
+"""What ``convert=`` may name."""
+
+MODES = {1: "L", 3: "RGB"}
+"""PIL's name for 8-bit grey and 8-bit colour, by number of channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Public constants under which every party reads its images.
+
+    Attributes:
+        channels: 1 (grey) or 3 (red, green, blue).
+        size: height and width in pixels.
+        mean: per channel, in units of the full range (0 black, 1 white).
+        std: per channel, same unit. Both are constants of the agreement, never statistics
+            of a party's data: those would leave the house with the agreement.
+
+    Raises:
+        DataError: a value that cannot describe an image.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    def __post_init__(self) -> None:
+        if self.channels not in MODES:
+            raise DataError(
+                f"preprocessing: channels = {self.channels}", "write 1 for grey or 3 for colour"
+            )
+        object.__setattr__(self, "size", tuple(self.size))
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise DataError(
+                f"preprocessing: size = {list(self.size)}",
+                "write height and width in pixels, such as [28, 28]",
+            )
+        for key in ("mean", "std"):
+            object.__setattr__(self, key, self._constants(key, getattr(self, key)))
+        if min(self.std) <= 0:
+            raise DataError(f"preprocessing: std = {list(self.std)}", "every value must be above 0")
+
+    def _constants(self, key: str, values: Sequence[float]) -> tuple[float, ...]:
+        """One value per channel; a single value stands for all of them."""
+        constants = tuple(float(value) for value in values)
+        if len(constants) == 1:
+            constants *= self.channels
+        if len(constants) != self.channels or not all(map(math.isfinite, constants)):
+            raise DataError(
+                f"preprocessing: {key} = {list(values)} for {self.channels} channel(s)",
+                "give one finite number, or one per channel",
+            )
+        return constants
+
+
+def fit_picture(
+    picture: Image, name: str, preprocessing: Preprocessing, convert: frozenset[str], spec: str
+) -> Pixels:
+    """The pixels of a decoded picture as the agreement wants them, uint8 [C, H, W].
+
+    Resizing is bilinear with antialiasing and does not keep the aspect ratio; grey from
+    colour is ITU-R 601 luma. The orientation that a camera notes in EXIF is not applied.
+
+    Raises:
+        DataError: another size or mode without the declared conversion, or a mode that
+            has no faithful 8-bit form (16 bit, transparency). It names ``name`` and, in
+            the cure, what to add to ``spec``.
+    """
+    from PIL.Image import Resampling
+
+    mode, size = MODES[preprocessing.channels], preprocessing.size
+    if picture.mode != mode:
+        if not _is_opaque_8_bit(picture):
+            raise DataError(
+                f"{name}: an image of mode {picture.mode!r} has no faithful 8-bit form",
+                "save it as 8-bit grey or RGB without transparency",
+            )
+        if "channels" not in convert:
+            raise DataError(
+                f"{name}: an image of mode {picture.mode!r}, the agreement says "
+                f"channels = {preprocessing.channels} ({mode!r})",
+                _declare("channels", convert, spec),
+            )
+        # A palette or an alpha channel first becomes colour: straight to grey is not offered
+        # for all of them.
+        picture = picture.convert("RGB").convert(mode)
+    if (picture.height, picture.width) != size:
+        if "size" not in convert:
+            raise DataError(
+                f"{name}: {picture.height}x{picture.width} pixels (height x width), "
+                f"the agreement says {size[0]}x{size[1]}",
+                _declare("size", convert, spec),
+            )
+        picture = picture.resize((size[1], size[0]), Resampling.BILINEAR)
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def fit_pixels(
+    pixels: Pixels, name: str, preprocessing: Preprocessing, convert: frozenset[str], spec: str
+) -> Pixels:
+    """One uint8 array [H, W], [H, W, 1] or [H, W, 3] as the agreement wants it: [C, H, W].
+
+    Raises:
+        DataError: as :func:`fit_picture`.
+    """
+    from PIL import Image
+
+    flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    picture = Image.fromarray(np.ascontiguousarray(flat))
+    return fit_picture(picture, name, preprocessing, convert, spec)
+
+
+def _is_opaque_8_bit(picture: Image) -> bool:
+    if picture.mode in ("RGBA", "LA"):
+        return picture.getchannel("A").getextrema() == (255, 255)
+    return picture.mode in ("1", "L", "RGB", "P") and "transparency" not in picture.info
+
+
+def _declare(conversion: str, convert: frozenset[str], spec: str) -> str:
+    wanted = ",".join(name for name in CONVERSIONS if name in convert or name == conversion)
+    head, _, tail = spec.partition("?")
+    kept = [part for part in tail.split("&") if part and not part.startswith("convert=")]
+    joined = "&".join([*kept, f"convert={wanted}"])
+    return f"prepare the images yourself, or declare the conversion: {head}?{joined}"
