@@ -1,0 +1,12 @@
+"""Aggregation: from the admitted updates of one round to the tensors all parties agree on.
+
+A rule is a pure, deterministic function: equal updates and weights give equal bytes on every
+machine, which is what lets each party compute the aggregate by itself and compare digests.
+"""
+
+from __future__ import annotations
+
+from splitfed.aggregation.mean import weighted_mean
+from splitfed.aggregation.rules import RULES, Rule, find_rule
+
+__all__ = ["RULES", "Rule", "find_rule", "weighted_mean"]
