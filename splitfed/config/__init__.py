@@ -1,0 +1,56 @@
+"""The two files of a federation: federation.toml (agreed) and party.toml (one's own).
+
+Importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+from splitfed.config.contract import canonical_json, differences, digest_of
+from splitfed.config.faults import parse
+from splitfed.config.federation import (
+    AggregationConfig,
+    FederationConfig,
+    FusionConfig,
+    InitialConfig,
+    ModelConfig,
+    PreprocessingConfig,
+    PrivacyConfig,
+    RosterEntry,
+)
+from splitfed.config.load import file_digest, load_federation, load_party
+from splitfed.config.party import (
+    DataConfig,
+    DefenceConfig,
+    LinkConfig,
+    OwnFusionConfig,
+    OwnModelConfig,
+    PartyConfig,
+    TrainingConfig,
+)
+from splitfed.config.values import split_endpoint
+
+__all__ = [
+    "AggregationConfig",
+    "DataConfig",
+    "DefenceConfig",
+    "FederationConfig",
+    "FusionConfig",
+    "InitialConfig",
+    "LinkConfig",
+    "ModelConfig",
+    "OwnFusionConfig",
+    "OwnModelConfig",
+    "PartyConfig",
+    "PreprocessingConfig",
+    "PrivacyConfig",
+    "RosterEntry",
+    "TrainingConfig",
+    "canonical_json",
+    "differences",
+    "digest_of",
+    "file_digest",
+    "load_federation",
+    "load_party",
+    "parse",
+    "split_endpoint",
+]

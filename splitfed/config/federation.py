@@ -1,0 +1,360 @@
+"""federation.toml: what the institutions agree on.
+
+A :class:`FederationConfig` is right in itself: every key has its type and range and no two
+keys contradict each other. Whether it is enough to run over a network (two parties, an
+address that can be dialed) is checked when a party.toml that names it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StringConstraints
+
+from splitfed.config.contract import canonical_json, digest_of
+from splitfed.config.faults import Finding, Section, across, did_you_mean, only
+from splitfed.config.values import (
+    NAME_RULE,
+    Address,
+    Arguments,
+    CurveKey,
+    Factory,
+    Name,
+    Patterns,
+    SigningKey,
+)
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1)]
+Rule = Literal[
+    "mean", "median", "trimmed-mean", "krum", "multi-krum", "bulyan", "geometric-median",
+    "centred-clipping", "fltrust",
+]  # fmt: skip
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _weights(value: Any) -> str | dict[str, float]:
+    if isinstance(value, dict):
+        for weight in value.values():
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise ValueError("has a weight that is no number")
+            if not 0 < weight < float("inf"):
+                raise ValueError("has a weight that is not above 0")
+        return {str(name): float(weight) for name, weight in value.items()}
+    if value not in ("equal", "records"):
+        raise ValueError("is no weighting")
+    return str(value)
+
+
+Weights = Annotated[str | dict[str, float], PlainValidator(_weights)]
+
+
+def _initial(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
+
+
+class InitialConfig(Section):
+    """Public pretrained shared tensors that every party starts from."""
+
+    file: Text = Field(
+        description='a safetensors file beside federation.toml, such as "initial.safetensors"'
+    )
+    digest: Digest | None = Field(
+        default=None,
+        description="the file's BLAKE3 digest, 64 hexadecimal digits (leave it out to have it "
+        "computed; both sides' digests are compared before any training)",
+    )
+
+
+class ModelConfig(Section):
+    """Which model the parties train and which of its layers they share."""
+
+    factory: Factory = Field(
+        description='"package.module:Class", such as "splitfed.models:ThreeLayerCNN"'
+    )
+    arguments: Arguments = Field(
+        default_factory=dict,
+        description="a table of the factory's keyword arguments, holding only numbers, text, "
+        "true/false, lists and tables",
+    )
+    shared: Patterns | None = Field(
+        default=None,
+        description='the modules or patterns to share, such as ["conv1", "conv2"], or "*" for '
+        "all; without it the model class's own declaration holds",
+    )
+    private: Patterns | None = Field(
+        default=None,
+        description='the modules or patterns to keep, such as ["classifier"]',
+    )
+    initial: Annotated[InitialConfig | None, BeforeValidator(_initial)] = Field(
+        default=None,
+        description='a safetensors file, such as "initial.safetensors" or '
+        '{ file = "initial.safetensors", digest = "..." }',
+    )
+
+    @across("shared", "private")
+    def one_side_each(self) -> Iterator[Finding]:
+        both = sorted(set(self.shared or ()) & set(self.private or ()))
+        if both:
+            yield Finding("private", both, "also stands in shared; a tensor has one side only")
+
+
+class PreprocessingConfig(Section):
+    """How an image becomes numbers; public constants, never statistics of anyone's data."""
+
+    channels: Literal[1, 3] = Field(description="1 (grey) or 3 (red, green, blue)")
+    size: Annotated[tuple[Count, Count], Field(strict=False)] = Field(
+        description="height and width in pixels, such as [28, 28]"
+    )
+    mean: Annotated[tuple[float, ...], Field(strict=False)] = Field(
+        description="one number a channel on the scale 0 to 1, such as [0.5]"
+    )
+    std: Annotated[tuple[Positive, ...], Field(strict=False)] = Field(
+        description="one number above 0 a channel on the scale 0 to 1, such as [0.5]"
+    )
+
+    @across("channels", "mean")
+    def mean_fits(self) -> Iterator[Finding]:
+        yield from self._one_a_channel("mean", self.mean)
+
+    @across("channels", "std")
+    def std_fits(self) -> Iterator[Finding]:
+        yield from self._one_a_channel("std", self.std)
+
+    def _one_a_channel(self, key: str, values: tuple[float, ...]) -> Iterator[Finding]:
+        if len(values) != self.channels:
+            yield Finding(
+                key, list(values), f"should hold {self.channels} number(s), one a channel"
+            )
+
+
+class AggregationConfig(Section):
+    """How the parties' updates become the next shared tensors."""
+
+    rule: Annotated[Rule, AfterValidator(only("mean"))] = Field(
+        default="mean", description='"mean"'
+    )
+    max_update_norm: Positive = Field(
+        description="the public bound on the norm of one update, a number above 0; "
+        "`splitfed init` writes max(1, norm of the initial shared tensors)"
+    )
+    weights: Weights = Field(
+        default="equal",
+        description='"equal", "records", or a table that gives every party a number above 0',
+    )
+    minimum_parties: Count | None = Field(
+        default=None,
+        description="how many parties a round needs at least: more than half, at most all",
+    )
+    max_void_rounds: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="how many void rounds are tolerated in all, a whole number >= 0"
+    )
+
+
+NO_MECHANISM = AfterValidator(
+    only(
+        "none",
+        because='is not built yet in this version, only "none" is (NO PRIVACY GUARANTEE)',
+    )
+)
+
+
+class PrivacyConfig(Section):
+    """What protects the updates; required, so that nobody shares without having chosen."""
+
+    mode: Annotated[
+        Literal["none", "dp-frozen", "dp-all", "party-update"], AfterValidator(only("none"))
+    ] = Field(description='"none" (NO PRIVACY GUARANTEE); there is no default on purpose')
+    epsilon: Positive | None = Field(default=None, description="a number above 0")
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="a number between 0 and 1, such as 1e-5"
+    )
+    max_grad_norm: Positive | None = Field(default=None, description="a number above 0")
+    noise_multiplier: Positive | None = Field(default=None, description="a number above 0")
+    sample_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="a number above 0, at most 1"
+    )
+    steps_per_round: Count | None = Field(default=None, description="a whole number >= 1")
+    unit: Literal["record", "patient", "party"] | None = Field(
+        default=None, description='"record", "patient" or "party"'
+    )
+    fusion_epsilon: Positive | None = Field(default=None, description="a number above 0")
+
+    @across("mode")
+    def none_adds_nothing(self) -> Iterator[Finding]:
+        for key in sorted(self.model_fields_set - {"mode"}):
+            yield Finding(
+                key, getattr(self, key), 'contradicts mode = "none", which adds no noise; drop it'
+            )
+
+
+class FusionConfig(Section):
+    """How the local models become one at the end."""
+
+    method: Annotated[
+        Literal["none", "distill", "average", "ensemble"], AfterValidator(only("none"))
+    ] = Field(default="none", description='"none"')
+    reference: Any = Field(default=None, description="left out")
+    every: Any = Field(default=None, description="left out")
+
+    @across("method")
+    def none_reads_nothing(self) -> Iterator[Finding]:
+        for key in sorted(self.model_fields_set - {"method"}):
+            yield Finding(key, getattr(self, key), 'contradicts method = "none"; drop it')
+
+
+class RosterEntry(Section):
+    """One party as all others know it."""
+
+    public_key: CurveKey = Field(
+        description="the party's CURVE public key, 40 characters, as its `splitfed init` wrote it"
+    )
+    signing_key: SigningKey = Field(
+        description="the party's Ed25519 public key, 64 hexadecimal digits, as its "
+        "`splitfed init` wrote it"
+    )
+    address: Address | None = Field(
+        default=None,
+        description="where the others can reach this party, such as "
+        '"tcp://hospital-a.example:7001" (leave it out where nobody can)',
+    )
+    records: Count = Field(description="the public number of training records, a whole number >= 1")
+
+
+class FederationConfig(Section):
+    """The whole agreement; see :meth:`contract` for what is hashed and compared."""
+
+    name: Name = Field(description=f"a name of {NAME_RULE}")
+    rounds: Count = Field(description="the number of rounds, a whole number >= 1")
+    classes: Annotated[tuple[Text, ...], Field(strict=False)] = Field(
+        description='the class names in their agreed order, such as ["benign", "malignant"]; '
+        "[] for regression"
+    )
+    seed: Seed = Field(description="a public whole number >= 0")
+    model: ModelConfig = Field(description="a [model] table with at least factory")
+    preprocessing: PreprocessingConfig = Field(
+        description="a [preprocessing] table with channels, size, mean and std"
+    )
+    aggregation: AggregationConfig = Field(
+        description="an [aggregation] table with at least max_update_norm"
+    )
+    privacy: PrivacyConfig = Field(description='a [privacy] table with mode, such as mode = "none"')
+    fusion: FusionConfig = Field(
+        default_factory=FusionConfig, description='a [fusion] table with method = "none"'
+    )
+    parties: Annotated[dict[Name, RosterEntry], Field(min_length=1)] = Field(
+        description=f"one [parties.NAME] table for each party; NAME of {NAME_RULE}"
+    )
+
+    CONTRACT_SCHEMA: ClassVar[int] = 1
+
+    @across("classes")
+    def classes_differ(self) -> Iterator[Finding]:
+        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if twice:
+            yield Finding("classes", twice, "named twice; every class needs a name of its own")
+        if len(self.classes) == 1:
+            cure = "should be two classes or more, or [] for regression"
+            yield Finding("classes", list(self.classes), cure)
+
+    @across("aggregation.weights", "parties")
+    def weights_name_every_party(self) -> Iterator[Finding]:
+        weights = self.aggregation.weights
+        if not isinstance(weights, dict):
+            return
+        for name in sorted(set(self.parties) - set(weights)):
+            yield Finding("aggregation.weights", weights, f"gives {name} no weight; add one")
+        for name in sorted(set(weights) - set(self.parties)):
+            cure = f"names no party{did_you_mean(name, self.parties) or '; drop it'}"
+            yield Finding(f"aggregation.weights.{name}", weights[name], cure)
+
+    @across("aggregation.minimum_parties", "parties")
+    def minimum_is_a_majority(self) -> Iterator[Finding]:
+        minimum, number = self.aggregation.minimum_parties, len(self.parties)
+        if minimum is not None and not number / 2 < minimum <= number:
+            cure = (
+                f"should be {number // 2 + 1} to {number}: more than half of the {number} "
+                "parties, at most all"
+            )
+            yield Finding("aggregation.minimum_parties", minimum, cure)
+
+    @across("parties")
+    def parties_differ(self) -> Iterator[Finding]:
+        """In name (also as folders), keys and address."""
+        for key in ("public_key", "signing_key", "address"):
+            owners: dict[str, str] = {}
+            for name, entry in sorted(self.parties.items()):
+                value = getattr(entry, key, None)
+                if value is not None and owners.setdefault(value, name) != name:
+                    cure = f"is also that of {owners[value]}; every party has its own"
+                    yield Finding(f"parties.{name}.{key}", value, cure)
+        folded: dict[str, str] = {}
+        for name in sorted(self.parties):
+            if folded.setdefault(name.lower(), name) != name:
+                cure = f"differs from {folded[name.lower()]} in case only; choose another name"
+                yield Finding(f"parties.{name}", None, cure)
+
+    @property
+    def minimum_parties(self) -> int:
+        """Parties that a round needs: as agreed, else both of two, a strict majority of more."""
+        if self.aggregation.minimum_parties is not None:
+            return self.aggregation.minimum_parties
+        return default_minimum(len(self.parties))
+
+    def weights(self) -> dict[str, float]:
+        """The public weight of each party in the mean, not normalised."""
+        agreed = self.aggregation.weights
+        if isinstance(agreed, dict):
+            return {name: agreed[name] for name in sorted(agreed)}
+        return {
+            name: float(entry.records) if agreed == "records" else 1.0
+            for name, entry in sorted(self.parties.items())
+        }
+
+    def contract(self) -> dict[str, Any]:
+        """What both sides must agree on: parsed, defaulted, sorted and JSON-able.
+
+        Without addresses, keys and file paths: those may differ or change without the
+        parties training anything else than agreed.
+        """
+        document: dict[str, Any] = self.model_dump(mode="json", exclude={"parties"})
+        document["schema"] = self.CONTRACT_SCHEMA
+        initial = self.model.initial
+        document["model"]["initial"] = None if initial is None else initial.digest
+        document["aggregation"]["minimum_parties"] = self.minimum_parties
+        document["parties"] = {
+            name: {"records": entry.records} for name, entry in self.parties.items()
+        }
+        ordered: dict[str, Any] = json.loads(canonical_json(document))
+        return ordered
+
+    @property
+    def contract_digest(self) -> bytes:
+        """BLAKE3 over the canonical JSON of :meth:`contract`, 32 bytes."""
+        return digest_of("contract", self.contract())
+
+    def roster(self) -> dict[str, Any]:
+        """Who is who: each party's public keys, sorted by name."""
+        return {
+            name: {"public_key": entry.public_key, "signing_key": entry.signing_key}
+            for name, entry in sorted(self.parties.items())
+        }
+
+    @property
+    def roster_digest(self) -> bytes:
+        """BLAKE3 over the canonical JSON of :meth:`roster`, 32 bytes."""
+        return digest_of("roster", self.roster())
+
+    def listener(self, one: str, other: str) -> str | None:
+        """Which of two parties listens: the one with an address; of two, the first by name."""
+        reachable = [name for name in sorted((one, other)) if self.parties[name].address]
+        return reachable[0] if reachable else None
+
+
+def default_minimum(parties: int) -> int:
+    """All of one or two parties, a strict majority of more."""
+    return parties if parties <= 2 else parties // 2 + 1

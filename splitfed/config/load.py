@@ -1,0 +1,213 @@
+"""Reading the two files: every fault of both at once, then one checked configuration."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import blake3
+
+from splitfed.config.faults import checked, did_you_mean, shown
+from splitfed.config.federation import FederationConfig
+from splitfed.config.party import DataConfig, PartyConfig, PartyFile, local_path
+from splitfed.errors import ConfigError, Fault
+
+LINK_PARTIES = 2
+"""Parties that the ZeroMQ link serves for now."""
+
+
+def load_federation(path: str | Path) -> FederationConfig:
+    """Reads and checks a federation.toml; one with a single party so far is accepted.
+
+    Raises:
+        ConfigError: with every fault of the file.
+    """
+    _, federation, faults = _read_federation(Path(path))
+    if federation is None or faults:
+        raise ConfigError(faults)
+    return federation
+
+
+def load_party(path: str | Path) -> PartyConfig:
+    """Reads and checks a party.toml and the federation.toml that it names.
+
+    Checks too what a run over the network needs: two parties, an address to dial, my name
+    and my secret keys, data files that exist.
+
+    Raises:
+        ConfigError: with every fault of both files.
+    """
+    path = Path(path).absolute()
+    raw, faults = _read_toml(path, "run `splitfed init` to make a party folder")
+    if raw is None:
+        raise ConfigError(faults)
+    file = str(path)
+    own, own_faults = checked(PartyFile, raw, file)
+    faults += own_faults
+
+    folder = path.parent
+    federation: FederationConfig | None = None
+    agreement: dict[str, Any] = {}
+    federation_path = folder / "federation.toml"
+    if isinstance(raw.get("federation"), str) and raw["federation"]:
+        federation_path = folder / raw["federation"]
+        agreement, federation, theirs = _read_federation(federation_path)
+        faults += theirs
+        faults += _link_faults(agreement, str(federation_path))
+    faults += _missing_files(raw, folder, file)
+    faults += _between(raw, agreement, file, federation_path)
+
+    if own is None or federation is None or faults:
+        raise ConfigError(faults)
+    return PartyConfig(
+        path=path,
+        federation_path=federation_path,
+        federation=federation,
+        party=own.party,
+        secret_key=folder / own.secret_key,
+        link=own.link,
+        data=own.data,
+        training=own.training,
+        model=own.model,
+        fusion=own.fusion,
+        defence=own.defence,
+    )
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE3 of a file's bytes, 64 hexadecimal digits."""
+    hasher = blake3.blake3()
+    hasher.update_mmap(path)
+    return hasher.hexdigest()
+
+
+def _read_toml(path: Path, cure: str) -> tuple[dict[str, Any] | None, list[Fault]]:
+    file = str(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+        return tomllib.loads(text), []
+    except FileNotFoundError:
+        return None, [Fault(file, "(file)", "", f"not found; {cure}")]
+    except IsADirectoryError:
+        return None, [Fault(file, "(file)", "", "is a folder; name the .toml file in it")]
+    except OSError as error:
+        return None, [Fault(file, "(file)", "", f"cannot be read: {error.strerror}")]
+    except UnicodeDecodeError as error:
+        cure = f"is no UTF-8 text (byte {error.start}); save it as UTF-8"
+        return None, [Fault(file, "(file)", "", cure)]
+    except tomllib.TOMLDecodeError as error:
+        return None, [Fault(file, "(TOML)", "", f"{error}; mend the syntax there")]
+
+
+def _read_federation(
+    path: Path,
+) -> tuple[dict[str, Any], FederationConfig | None, list[Fault]]:
+    """The agreement as written, as checked (None where it has faults), and its faults."""
+    raw, faults = _read_toml(path, "ask the party that began the federation for its file")
+    if raw is None:
+        return {}, None, faults
+    federation, faults = checked(FederationConfig, raw, str(path))
+    if federation is None:
+        return raw, None, faults
+    return raw, *_with_initial(federation, path, faults)
+
+
+def _with_initial(
+    federation: FederationConfig, path: Path, faults: list[Fault]
+) -> tuple[FederationConfig, list[Fault]]:
+    """The federation with its initial tensors' file made absolute and its digest known."""
+    initial = federation.model.initial
+    if initial is None:
+        return federation, faults
+    file = path.absolute().parent / initial.file
+    if not file.is_file():
+        cure = f"no such file ({file}); it must be sent along with federation.toml"
+        return federation, [*faults, Fault(str(path), "model.initial", shown(initial.file), cure)]
+    digest = file_digest(file)
+    if initial.digest not in (None, digest):
+        cure = f"the file's digest is {digest}: it is not the file that was agreed on"
+        key = "model.initial.digest"
+        return federation, [*faults, Fault(str(path), key, shown(initial.digest), cure)]
+    known = initial.model_copy(update={"file": str(file), "digest": digest})
+    model = federation.model.model_copy(update={"initial": known})
+    return federation.model_copy(update={"model": model}), faults
+
+
+def _link_faults(agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
+    """What a run over ZeroMQ needs of the agreement."""
+    parties = _table(agreement, "parties")
+    names = sorted(parties)
+    if len(names) == 1:
+        cure = (
+            f"only {names[0]} so far; send this file to the other party for "
+            "`splitfed init --join`, and put the file that comes back in its place"
+        )
+        yield Fault(file, "parties", "", cure)
+    elif len(names) > LINK_PARTIES:
+        cure = (
+            f"a network run of {len(names)} parties is not built yet in this version; "
+            f"use {LINK_PARTIES}"
+        )
+        yield Fault(file, "parties", shown(names), cure)
+    elif names and not any(_table(parties, name).get("address") for name in names):
+        cure = (
+            "no party has an address, so nobody can dial; give one that others can reach, "
+            'such as address = "tcp://hospital-a.example:7001"'
+        )
+        yield Fault(file, f"parties.{names[0]}.address", "", cure)
+
+
+def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = raw.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _missing_files(raw: Mapping[str, Any], folder: Path, file: str) -> Iterator[Fault]:
+    """Files that party.toml names and that are not there."""
+    secret = raw.get("secret_key")
+    if isinstance(secret, str) and secret and not (folder / secret).is_file():
+        cure = f"no such file ({folder / secret}); `splitfed init` makes it, never copy another's"
+        yield Fault(file, "secret_key", shown(secret), cure)
+    data = _table(raw, "data")
+    for key in DataConfig.model_fields:
+        source = data.get(key)
+        if not isinstance(source, str) or not (name := local_path(source)):
+            continue
+        place = folder / name
+        if not place.exists():
+            cure = f"no such file or folder ({place}); relative paths start at {folder}"
+            yield Fault(file, f"data.{key}", shown(source), cure)
+        elif source.startswith("folder:") and not place.is_dir():
+            yield Fault(file, f"data.{key}", shown(source), "is a file; folder: needs a folder")
+        elif source.startswith("npz:") and not place.is_file():
+            yield Fault(file, f"data.{key}", shown(source), "is a folder; npz: needs a file")
+
+
+def _between(
+    raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str, federation_path: Path
+) -> Iterator[Fault]:
+    """Contradictions between my file and the agreement, both as written."""
+    parties = _table(agreement, "parties")
+    name = raw.get("party")
+    if parties and isinstance(name, str) and name not in parties:
+        known = ", ".join(sorted(parties))
+        cure = (
+            f"not one of the [parties] of {federation_path} ({known}){did_you_mean(name, parties)}"
+        )
+        yield Fault(file, "party", shown(name), cure)
+    loss, classes = _table(raw, "training").get("loss", "cross_entropy"), agreement.get("classes")
+    if loss == "cross_entropy" and classes == []:
+        cure = 'the agreement has no classes (regression); use loss = "mse"'
+        yield Fault(file, "training.loss", shown(loss), cure)
+    if loss == "mse" and isinstance(classes, list) and classes:
+        cure = f'the agreement has {len(classes)} classes; use loss = "cross_entropy"'
+        yield Fault(file, "training.loss", shown(loss), cure)
+    bind = _table(raw, "link").get("bind")
+    dialed = (
+        not isinstance(name, str) or name not in parties or _table(parties, name).get("address")
+    )
+    if bind and not dialed:
+        cure = f"{name} has no address in the agreement, so nobody dials it; drop bind"
+        yield Fault(file, "link.bind", shown(bind), cure)
