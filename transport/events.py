@@ -101,6 +101,12 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     software: Annotated[dict[Line, Line], Meta(max_length=16)] = {}
     contract_document: Document = ""
     roster_document: Document = ""
+    votes_held: Annotated[
+        dict[Name, tuple[Annotated[bytes, Meta(max_length=64 * 1024)], Signature]],
+        Meta(max_length=256),
+    ] = {}
+    """The newest vote that we hold of each peer, with its signature: whoever restored an
+    old copy of its folder learns of it here."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
