@@ -1,0 +1,20 @@
+"""Evaluation: what a model predicts, how well, and whether federating it helped.
+
+Everything here reads a model and a party's own images; nothing of it leaves the machine.
+"""
+
+from __future__ import annotations
+
+from splitfed.evaluation.predictions import Predictions, predict
+from splitfed.evaluation.scores import Score, score, wilson_interval
+from splitfed.evaluation.verdict import Verdict, paired_bootstrap
+
+__all__ = [
+    "Predictions",
+    "Score",
+    "Verdict",
+    "paired_bootstrap",
+    "predict",
+    "score",
+    "wilson_interval",
+]
