@@ -13,7 +13,10 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 NAME_RULE = 'letters, digits, "-" and "_", starting with a letter or digit, 63 at most'
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_Z85 = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+_Z85_DIGITS = (
+    "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+)
+_Z85 = re.compile(f"[{re.escape(_Z85_DIGITS)}]{{40}}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _EVERY_INTERFACE = ("*", "0.0.0.0", "::")
 
@@ -56,8 +59,15 @@ def _factory(text: str) -> str:
 
 
 def _curve_key(text: str) -> str:
+    """40 characters of Z85 (ZeroMQ RFC 32): eight groups of five, each below 2^32."""
     if _Z85.fullmatch(text) is None:
         raise ValueError("is no Z85 key")
+    for start in range(0, len(text), 5):
+        group = 0
+        for character in text[start : start + 5]:
+            group = group * 85 + _Z85_DIGITS.index(character)
+        if group >= 1 << 32:
+            raise ValueError("is no Z85 key")
     return text
 
 
