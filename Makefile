@@ -43,9 +43,9 @@ types: $(VENV)/.has-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.has-demo
-	$(BIN)/python -m benchmarks.startup
-	$(BIN)/python -m benchmarks.exchange
-	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/exchange.py
+	$(BIN)/python benchmarks/overhead.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
