@@ -1,0 +1,477 @@
+"""The rounds of one party: train, release, exchange, admit, aggregate, vote, close.
+
+There is no coordinator. Every party runs this same code, and because inputs are durable
+before the vote and the aggregate is a deterministic function of them, equal votes mean an
+equal g everywhere without a commit protocol.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from splitfed.aggregation import RULES
+from splitfed.errors import Defect, OwnUpdatesExcluded, PeerUnreachable
+from splitfed.progress import Progress
+from splitfed.rounds.entrance import Entrance
+from splitfed.rounds.gates import UPDATE, Admission, Release, Signer, admit, release
+from splitfed.rounds.gates import released_before as again
+from splitfed.rounds.learner import Learner, Trained
+from splitfed.rounds.mail import Mail, Violation
+from splitfed.rounds.terms import Terms
+from splitfed.rounds.timing import RoundClock
+from splitfed.rounds.vote import Vote, encode_vote
+from splitfed.store import Checkpoint, RunFolder, release_id
+from splitfed.tensors import Tensors, digest
+from splitfed.transport.events import Greeting, Offer, Outcome, vote_message
+from splitfed.transport.link import Link
+
+CONFIRM_WITHIN = 60.0
+"""Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
+
+
+class GoAlone(Exception):
+    """Inside this module only: the federation is over for us, the model is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the federation ended for this party.
+
+    Attributes:
+        outcome: "done", or "alone" when rounds were trained without the peers.
+        confirmed: every peer is known to have closed the last round too.
+        reason: why alone; empty otherwise.
+        shared: g of the last closed round.
+    """
+
+    outcome: Literal["done", "alone"]
+    confirmed: bool
+    reason: str
+    shared: Tensors
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """One party's side of a federation over any link.
+
+    Attributes:
+        terms: the agreed constants.
+        party: own name.
+        signer: signs offers and votes.
+        folder: the open run folder; only the engine's thread uses it.
+        link: started by :meth:`run`, closed by the caller.
+        entrance: the link's ``accept`` check.
+        learner: the party's models and data.
+        initial: g₀, the agreed initial shared tensors.
+        greeting: what this party says of itself; the engine fills in where it stands.
+        progress: told what happens.
+        patience: seconds without a change of a peer's status before ``on_absent`` applies;
+            0 waits for ever.
+        on_absent: "wait" ends with :class:`PeerUnreachable`, "finish-alone" trains on.
+    """
+
+    terms: Terms
+    party: str
+    signer: Signer
+    folder: RunFolder
+    link: Link
+    entrance: Entrance
+    learner: Learner
+    initial: Tensors
+    greeting: Greeting
+    progress: Progress
+    patience: float = 0.0
+    on_absent: Literal["wait", "finish-alone"] = "wait"
+    clock: Callable[[], float] = time.monotonic
+    confirm_within: float = CONFIRM_WITHIN
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    _g: Tensors = field(init=False)
+    _closed: int = field(init=False, default=0)
+    _outcome: Outcome = field(init=False, default="")
+    _trained: Trained | None = field(init=False, default=None)
+    _voids: int = field(init=False, default=0)
+    _alone: str = field(init=False, default="")
+    _mail: Mail = field(init=False)
+    _times: RoundClock = field(init=False)
+
+    def run(self) -> Ending:
+        """Take part until the last round is closed; go on where the folder left off.
+
+        Raises:
+            ContractMismatch, PeerError, SafetyStop: as described in those classes. The
+                folder stays usable; running again goes on from the last closed round.
+        """
+        self._times = RoundClock(self.clock)
+        self._resume()
+        if not self._alone:
+            try:
+                return self._federate()
+            except GoAlone as why:
+                self._alone = str(why)
+        return self._go_alone()
+
+    # --- the whole of it ---------------------------------------------------------------
+
+    def _federate(self) -> Ending:
+        self._mail = Mail(
+            terms=self.terms,
+            party=self.party,
+            folder=self.folder,
+            link=self.link,
+            entrance=self.entrance,
+            progress=self.progress,
+            clock=self.clock,
+        )
+        self._greet()
+        self._mail.open(self._closed + 1, self._g)
+        self.link.start()
+        self._retain(self._closed)
+        self._say("meeting", self._closed)
+        self._wait(lambda: [p for p in self._mail.peers if p not in self._mail.met], "greeting")
+        self._times.restart()
+        while self._closed < self.terms.rounds:
+            self._round(self._closed + 1)
+        return Ending(outcome="done", confirmed=self._part(), reason="", shared=self._g)
+
+    def _go_alone(self) -> Ending:
+        """Train what is left of the rounds without any release."""
+        self.progress.say(f"finishing alone: {self._alone}")
+        self.folder.log("alone", round=self._closed + 1, reason=self._alone)
+        self.link.goodbye("alone", self._closed)
+        while self._closed < self.terms.rounds:
+            round = self._closed + 1
+            self._times.begin(self.link.traffic())
+            trained = self._train(round)
+            self._close(round, "alone", digest(self._g), trained)
+        return Ending(outcome="alone", confirmed=False, reason=self._alone, shared=self._g)
+
+    def _resume(self) -> None:
+        self._g = dict(self.initial)
+        checkpoint, closed = self.folder.checkpoint(), self.folder.closed()
+        if closed is not None:
+            self._closed, self._outcome = closed.round, closed.outcome
+        if checkpoint is not None:
+            self._g = _under("global/", checkpoint.tensors)
+            self.learner.restore(_under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
+            if checkpoint.meta["phase"] == "trained":
+                self._trained = Trained(**checkpoint.meta["trained"])
+        rows = self.folder.history()
+        self._voids = sum(row["outcome"] == "void" for row in rows)
+        self._alone = next((row["reason"] for row in rows if row["outcome"] == "alone"), "")
+        self.rejected = [fault for row in rows for fault in row["rejected"]]
+
+    def _greet(self) -> None:
+        held = {}
+        for round in (self._closed, self._closed + 1):
+            for row in self.folder.votes(round) if round else ():
+                if row.party != self.party:
+                    held[row.party] = (row.body, row.signature)
+        own = self.folder.own_vote(self._closed + 1)
+        self.link.greet(
+            msgspec.structs.replace(
+                self.greeting,
+                closed_round=self._closed,
+                closed_outcome=self._outcome,
+                closed_digest=digest(self._g) if self._closed else b"",
+                open_vote=own.body if own else None,
+                open_vote_signature=own.signature if own else None,
+                votes_held=held,
+            )
+        )
+
+    def _retain(self, closed: int) -> None:
+        """Offer again, byte for byte, what a peer one round behind may still need."""
+        for round in (closed, closed + 1):
+            stored = self._stored_release(round) if round else None
+            if stored is not None:
+                self.link.offer(stored.outgoing)
+            vote = self.folder.own_vote(round) if round else None
+            if vote is not None:
+                self.link.vote(round, vote.body, vote.signature)
+
+    def _part(self) -> bool:
+        """Say goodbye and serve the last round until every peer has closed it too."""
+        self._say("finished", self._closed)
+        self.link.goodbye("finished", self._closed)
+
+        def unfinished() -> list[str]:
+            return [
+                peer
+                for peer in self._mail.peers
+                if self._mail.left.get(peer) is None
+                or self._mail.left[peer].closed < self.terms.rounds
+            ]
+
+        while waiting := unfinished():
+            self._take(waiting, "goodbye")
+            if all(self._silent(peer) > self.confirm_within for peer in unfinished()):
+                break
+        confirmed = not unfinished()
+        if confirmed:
+            self.folder.confirm()
+        return confirmed
+
+    def _silent(self, peer: str) -> float:
+        seen = self.link.peers_status()[peer].last_sign_of_life
+        return float("inf") if seen is None else self.clock() - seen
+
+    # --- one round ---------------------------------------------------------------------
+
+    def _round(self, round: int) -> None:
+        self._times.begin(self.link.traffic())
+        self._mail.open(round, self._g)
+        self._recall(round)
+        trained = self._train(round)
+        own = self._release(round)
+        self._say("exchanging", round)
+        self.link.offer(own.outgoing)
+        self._times.offered()
+        self._note_own(round, own)
+        self._wait(lambda: self._mail.book.missing_inputs(self.terms), "update")
+        self._times.waited_until(self._mail.busy_until.values())
+        outcome, aggregate, vote = self._settle(round)
+        self._wait(lambda: self._mail.book.missing_votes(self.terms), "vote")
+        self._check_votes(vote)
+        self._g = aggregate
+        self.learner.merge(aggregate)
+        self._close(round, outcome, vote.aggregate, trained)
+        self.link.discard(round - 1)
+        self._greet()
+        if outcome == "void":
+            self._count_void()
+
+    def _train(self, round: int) -> Trained:
+        """Train, or take what was trained and stored before a restart."""
+        if self._trained is None:
+            self._say("training", round)
+            self._trained = self.learner.train(round, lambda *step: self._step(round, *step))
+            self._times.mark("train")
+            self.folder.save_checkpoint(
+                self._checkpoint(round, "trained", trained=dataclasses.asdict(self._trained))
+            )
+        trained, self._trained = self._trained, None
+        return trained
+
+    def _release(self, round: int) -> Release:
+        stored = self._stored_release(round)
+        if stored is not None:
+            return stored
+        out = release(
+            self.learner.shared(),
+            terms=self.terms,
+            base=self._g,
+            run=self._run(),
+            round=round,
+            party=self.party,
+            signer=self.signer,
+            outbox=self.folder,
+        )
+        if out.scaled is not None:
+            self.progress.say(
+                f"round {round}: own update shortened to {out.scaled:.3f} of its length "
+                "to fit max_update_norm"
+            )
+            self.folder.log("shortened", round=round, factor=out.scaled)
+        return out
+
+    def _stored_release(self, round: int) -> Release | None:
+        """What this party released in ``round`` before a restart, or None."""
+        if self.folder.run is None:
+            return None
+        entry = self.folder.ledger.find(release_id(self.folder.run, self.party, round, UPDATE))
+        if entry is None:
+            return None
+        payload = self.folder.outbox.get(entry.row.root)
+        return again(
+            payload,
+            terms=self.terms,
+            run=self.folder.run,
+            round=round,
+            party=self.party,
+            signer=self.signer,
+        )
+
+    def _note_own(self, round: int, own: Release) -> None:
+        """Judge the own update like everyone else does, from the bytes that left."""
+        verdict = admit(
+            own.outgoing.offer,
+            own.outgoing.payload,
+            terms=self.terms,
+            base=self._g,
+            run=self._run(),
+            round=round,
+        )
+        self._mail.book.add_input(verdict)
+
+    def _recall(self, round: int) -> None:
+        """Judge again the peers' updates that were stored before a restart."""
+        for row in self.folder.inputs(round):
+            offer = msgspec.msgpack.decode(row.offer, type=Offer)
+            if row.reason and not self.folder.inbox.has(row.root):
+                verdict = Admission(
+                    party=row.party, root=row.root, tensors=None, reason=row.reason
+                )
+            else:
+                verdict = admit(
+                    offer,
+                    self.folder.inbox.get(row.root),
+                    terms=self.terms,
+                    base=self._g,
+                    run=self._run(),
+                    round=round,
+                )
+            self._mail.book.add_input(verdict)
+
+    def _settle(self, round: int) -> tuple[Outcome, Tensors, Vote]:
+        """Aggregate what was admitted and vote on it, durably before it is sent."""
+        book = self._mail.book
+        admitted = book.admitted()
+        for party, reason in sorted(book.excluded().items()):
+            self.rejected.append({"round": round, "peer": party, "reason": reason})
+            self.progress.say(f"round {round}: update of {party} excluded: {reason}")
+            self.folder.log("excluded", round=round, peer=party, reason=reason)
+        outcome: Outcome = "agreed"
+        if len(admitted) >= self.terms.minimum_parties:
+            aggregate = RULES[self.terms.rule].apply(admitted, self.terms.weights)
+        else:
+            outcome, aggregate = "void", self._g
+        vote = book.own_vote(
+            terms=self.terms, run=self._run(), party=self.party, aggregate=digest(aggregate)
+        )
+        body = encode_vote(vote)
+        signature = self.signer.sign(vote_message(body))
+        self.folder.save_vote(
+            round=round, view=vote.view, party=self.party, body=body, signature=signature
+        )
+        book.add_vote(vote)
+        self.link.vote(round, body, signature)
+        return outcome, aggregate, vote
+
+    def _check_votes(self, own: Vote) -> None:
+        different = self._mail.book.contradiction(own)
+        if different is not None:
+            peer, difference = different
+            self._reject(own.round, peer, f"its vote contradicts the stored inputs: {difference}")
+
+    def _close(self, round: int, outcome: Outcome, g: bytes, trained: Trained) -> None:
+        self._times.mark("exchange")
+        accuracy = self.learner.validate()
+        self._times.mark("evaluate")
+        row = {
+            "round": round,
+            "outcome": outcome,
+            "reason": self._alone,
+            "train_loss": trained.loss,
+            "validation_accuracy": accuracy,
+            "epsilon": None,
+            "baseline_s": trained.baseline_seconds,
+            "rejected": [fault for fault in self.rejected if fault["round"] == round],
+            **self._times.row(self.link.traffic(), trained),
+        }
+        self.folder.close_round(
+            round=round,
+            outcome=outcome,
+            digest=g,
+            checkpoint=self._checkpoint(round, "closed"),
+            history=row,
+        )
+        self._closed, self._outcome = round, outcome
+        self.progress.on_round(row)
+
+    def _count_void(self) -> None:
+        """End the federation when too many rounds were void, counted in all."""
+        self._voids += 1
+        if self._voids < self.terms.max_void_rounds:
+            return
+        excluded = sorted(self._mail.book.excluded())
+        if self.party in excluded:
+            raise OwnUpdatesExcluded(
+                f"{self._voids} rounds were void and the last one excluded our own update: "
+                f"{self._mail.book.excluded()[self.party]}",
+                "look at [training] and [aggregation] max_update_norm; the model so far is kept",
+            )
+        raise GoAlone(f"{self._voids} void rounds, last excluded: {', '.join(excluded)}")
+
+    # --- waiting -----------------------------------------------------------------------
+
+    def _wait(self, missing: Callable[[], list[str]], what: str) -> None:
+        """Take mail until nothing is missing.
+
+        Raises:
+            GoAlone: a peer broke the rules, left, or is absent beyond patience.
+            PeerUnreachable: the same absence with ``on_absent = "wait"``.
+        """
+        while waiting := missing():
+            self._take(waiting, what)
+            if not self.patience:
+                continue
+            for peer in missing():
+                silent = self.link.peers_status()[peer].since_change
+                if silent is not None and silent > self.patience:
+                    self._absent(peer, what, silent)
+
+    def _take(self, waiting: list[str], what: str) -> None:
+        self.folder.set_status(
+            {"phase": "waiting", "round": self._mail.book.round, "for": what, "of": waiting}
+        )
+        event = self.link.next(timeout=1.0)
+        if event is None:
+            return
+        try:
+            self._mail.handle(event)
+        except Violation as fault:
+            self._reject(self._mail.book.round, fault.peer, fault.reason)
+
+    def _reject(self, round: int, peer: str, reason: str) -> None:
+        self.rejected.append({"round": round, "peer": peer, "reason": reason})
+        self.folder.log("violation", round=round, peer=peer, reason=reason)
+        raise GoAlone(f"{peer}: {reason}")
+
+    def _absent(self, peer: str, what: str, silent: float) -> None:
+        text = f"{peer} showed no progress for {silent:.0f} s while we wait for its {what}"
+        if self.on_absent == "finish-alone":
+            raise GoAlone(text)
+        raise PeerUnreachable(
+            text, "run again when the peer is back: the run goes on where it stopped"
+        )
+
+    # --- small things ------------------------------------------------------------------
+
+    def _run(self) -> bytes:
+        if self._mail.run is None:
+            raise Defect("a round was started before the run has a name")
+        return self._mail.run
+
+    def _say(self, phase: str, round: int) -> None:
+        self.link.status(phase, round, 0, 0)
+        self.folder.set_status({"phase": phase, "round": round, "rounds": self.terms.rounds})
+        self.progress.on_phase(f"round {round}: {phase}" if round else phase)
+
+    def _step(self, round: int, step: int, steps: int, loss: float) -> None:
+        self.link.status("training", round, step, steps)
+        self.progress.on_step(round, step, steps, loss)
+
+    def _checkpoint(self, round: int, phase: str, **more: Any) -> Checkpoint:
+        tensors, meta = self.learner.state()
+        return Checkpoint(
+            round=round,
+            tensors={
+                **{f"global/{name}": tensor for name, tensor in self._g.items()},
+                **{f"learner/{name}": tensor for name, tensor in tensors.items()},
+            },
+            meta={"phase": phase, "learner": meta, **more},
+        )
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,309 @@
+"""The one gate out and the one gate in.
+
+:func:`release` is the only maker of outgoing payloads: it refuses what the contract does
+not name, stores the bytes, writes the ledger and only then hands them over.
+:func:`admit` is a pure function of the received bytes, the terms and the agreed state, so
+that every honest party reaches the same verdict on every update, its own included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from splitfed.errors import Defect, UserError
+from splitfed.rounds.terms import Terms
+from splitfed.store import ReleaseRow, release_id
+from splitfed.tensors import (
+    CHUNK_SIZE,
+    Tensors,
+    all_finite,
+    describe,
+    distance,
+    manifest_of,
+    manifest_root,
+    pack,
+    unpack,
+)
+from splitfed.transport.events import Offer, Outgoing, offer_message
+from splitfed.types import Manifest, TensorSpec
+
+UPDATE = "update"
+_MAX_INTEGER = 1 << 52
+
+
+class Signer(Protocol):
+    """Signs with a party's Ed25519 key."""
+
+    def sign(self, body: bytes) -> bytes:
+        """The 64-byte signature of ``body``."""
+        ...
+
+
+class Outbox(Protocol):
+    """The durable side of the gate: see :class:`splitfed.store.RunFolder`."""
+
+    def release(self, row: ReleaseRow, payload: bytes) -> bytes:
+        """Store the payload, then the ledger row; returns the ledger's new head."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """An update that has left the house on paper: stored, in the ledger, ready to send.
+
+    Attributes:
+        outgoing: what the link sends.
+        tensors: the values as they leave.
+        scaled: the factor by which the update was shortened to fit the bound, or None.
+    """
+
+    outgoing: Outgoing
+    tensors: Tensors
+    scaled: float | None
+
+
+def _floating(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def update_norm(update: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]) -> float:
+    """‖update − base‖ over the floating-point tensors, float64, the same on all machines.
+
+    Integer tensors (BatchNorm's batch counter) have a range check instead: a counter's
+    step is not a length in weight space.
+    """
+    floats = _floating(update)
+    return distance(floats, {name: base[name] for name in floats})
+
+
+def shorten(
+    update: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor], bound: float
+) -> tuple[Tensors, float | None]:
+    """``update`` itself, or moved towards ``base`` until it lies just inside ``bound``.
+
+    Post-processing of what is released anyway, so it costs no privacy. Honest noise can
+    exceed a public bound; without this the honest party's round would be void.
+
+    Returns:
+        The update and the factor applied to its difference from ``base`` (None: untouched).
+    """
+    length = update_norm(update, base)
+    if length <= bound:
+        return dict(update), None
+    factor = bound / length
+    for exponent in range(40, 4, -1):
+        factor_now = factor * (1.0 - 2.0**-exponent)
+        moved = dict(update)
+        for name, tensor in _floating(update).items():
+            start = base[name].to(torch.float64)
+            moved[name] = (start + (tensor.to(torch.float64) - start) * factor_now).to(tensor.dtype)
+        if update_norm(moved, base) <= bound:
+            return moved, factor_now
+    return {name: base[name].clone() for name in update}, 0.0
+
+
+def release(
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    terms: Terms,
+    base: Mapping[str, torch.Tensor],
+    run: bytes,
+    round: int,
+    party: str,
+    signer: Signer,
+    outbox: Outbox,
+) -> Release:
+    """Let one update out: check it against the contract, store it, write the ledger, sign it.
+
+    Args:
+        tensors: the party's shared tensors after local training.
+        base: g of the last closed round.
+
+    Raises:
+        Defect: a tensor the contract does not name, or another shape or dtype. Nothing is
+            stored or sent then.
+        UserError: the update is not finite.
+        LedgerTampered: the ledger holds another release for this round.
+    """
+    _only_what_is_named(tensors, terms.shared)
+    broken = all_finite(tensors)
+    if broken is not None:
+        raise UserError(
+            f"round {round}: shared tensor {broken} of {party} is not finite after training; "
+            "nothing was sent",
+            "lower [training] lr in party.toml, or check the images",
+        )
+    moved, scaled = shorten(tensors, base, terms.max_update_norm)
+    payload = pack(moved)
+    manifest = manifest_of(payload, terms.shared)
+    row = ReleaseRow(
+        release=release_id(run, party, round, UPDATE),
+        round=round,
+        kind=UPDATE,
+        tensors=terms.shared,
+        root=manifest.root,
+        size=manifest.total,
+    )
+    outbox.release(row, payload)
+    return Release(
+        outgoing=outgoing(manifest, payload, run=run, round=round, party=party, signer=signer),
+        tensors=moved,
+        scaled=scaled,
+    )
+
+
+def released_before(
+    payload: bytes, *, terms: Terms, run: bytes, round: int, party: str, signer: Signer
+) -> Release:
+    """The same release again after a restart, byte for byte, from the stored payload."""
+    manifest = manifest_of(payload, terms.shared)
+    return Release(
+        outgoing=outgoing(manifest, payload, run=run, round=round, party=party, signer=signer),
+        tensors=unpack(payload, terms.shared),
+        scaled=None,
+    )
+
+
+def outgoing(
+    manifest: Manifest, payload: bytes, *, run: bytes, round: int, party: str, signer: Signer
+) -> Outgoing:
+    """Sign what the manifest names. Ed25519 is deterministic: a restart signs the same."""
+    signature = signer.sign(
+        offer_message(run=run, round=round, party=party, kind=UPDATE, root=manifest.root)
+    )
+    offer = Offer(
+        kind=UPDATE, run=run, round=round, party=party, manifest=manifest, signature=signature
+    )
+    return Outgoing(offer=offer, payload=payload)
+
+
+def _only_what_is_named(
+    tensors: Mapping[str, torch.Tensor], shared: tuple[TensorSpec, ...]
+) -> None:
+    wanted = {spec.name: spec for spec in shared}
+    for name in sorted(set(tensors) ^ set(wanted)):
+        state = "is not in the contract" if name in tensors else "is missing"
+        raise Defect(f"release refused: tensor {name} {state}; nothing was sent")
+    for spec in describe(tensors):
+        if spec != wanted[spec.name]:
+            raise Defect(f"release refused: {spec} instead of {wanted[spec.name]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """The verdict on one update.
+
+    Attributes:
+        party: whose update.
+        root: its digest, 32 bytes.
+        tensors: its values, or None when it is excluded.
+        reason: why it is excluded, or None.
+    """
+
+    party: str
+    root: bytes
+    tensors: Tensors | None
+    reason: str | None
+
+
+def offer_fault(offer: Offer, *, terms: Terms, run: bytes | None) -> str | None:
+    """Why an announced update cannot be admitted whatever its values are, or None.
+
+    Looks at the manifest alone, so it is asked before a single byte is pulled. ``run`` is
+    None as long as not every peer has been met; :func:`admit` asks again.
+    """
+    manifest = offer.manifest
+    if offer.kind != UPDATE:
+        return f"kind '{offer.kind}' instead of '{UPDATE}'"
+    if run is not None and offer.run != run:
+        return "another run"
+    if offer.party not in terms.parties:
+        return f"party '{offer.party}' is not in the agreement"
+    if not 1 <= offer.round <= terms.rounds:
+        return f"round {offer.round} of {terms.rounds}"
+    fault = _manifest_fault(manifest.tensors, terms.shared)
+    if fault is not None:
+        return fault
+    if manifest.chunk_size != CHUNK_SIZE or manifest.total != terms.payload_bytes:
+        return f"{manifest.total} bytes in chunks of {manifest.chunk_size}"
+    if len(manifest.chunks) != -(-manifest.total // CHUNK_SIZE):
+        return f"{len(manifest.chunks)} chunk digests for {manifest.total} bytes"
+    expected = manifest_root(
+        manifest.tensors, manifest.total, manifest.chunk_size, manifest.chunks
+    )
+    return None if manifest.root == expected else "a root that does not match its manifest"
+
+
+def _manifest_fault(
+    tensors: tuple[TensorSpec, ...], shared: tuple[TensorSpec, ...]
+) -> str | None:
+    if tensors == shared:
+        return None
+    theirs = {spec.name: spec for spec in tensors}
+    for spec in shared:
+        found = theirs.pop(spec.name, None)
+        if found is None:
+            return f"tensor {spec.name} is missing"
+        if found != spec:
+            return (
+                f"tensor {spec.name} is {found.dtype} {list(found.shape)}, "
+                f"agreed is {spec.dtype} {list(spec.shape)}"
+            )
+    if theirs:
+        return f"tensor {min(theirs)} is not in the contract"
+    return "tensors out of order or named twice"
+
+
+def admit(
+    offer: Offer,
+    payload: bytes | bytearray | memoryview,
+    *,
+    terms: Terms,
+    base: Mapping[str, torch.Tensor],
+    run: bytes,
+    round: int,
+) -> Admission:
+    """Judge one received update. Pure: the same arguments give the same verdict anywhere.
+
+    Args:
+        offer: the signed manifest; its signature was checked by the link.
+        payload: the received bytes, whose root the link has verified.
+        base: g of the last closed round.
+        run: the federation run.
+        round: the round that is open.
+    """
+    reason = offer_fault(offer, terms=terms, run=run)
+    if reason is None and offer.round != round:
+        reason = f"round {offer.round} instead of {round}"
+    if reason is not None:
+        return Admission(party=offer.party, root=offer.manifest.root, tensors=None, reason=reason)
+    tensors = unpack(payload, terms.shared, copy=False)
+    reason = _value_fault(tensors, base, terms.max_update_norm)
+    return Admission(
+        party=offer.party,
+        root=offer.manifest.root,
+        tensors=tensors if reason is None else None,
+        reason=reason,
+    )
+
+
+def _value_fault(
+    tensors: Tensors, base: Mapping[str, torch.Tensor], bound: float
+) -> str | None:
+    broken = all_finite(tensors)
+    if broken is not None:
+        return f"tensor {broken} is not finite"
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        if tensor.dtype == torch.int64 and tensor.numel():
+            low, high = int(tensor.min()), int(tensor.max())
+            if low < -_MAX_INTEGER or high > _MAX_INTEGER:
+                return f"tensor {name} holds integers beyond ±2^52"
+    length = update_norm(tensors, base)
+    if not length <= bound:
+        return f"norm of the update {length:.6g} is above max_update_norm {bound:.6g}"
+    return None

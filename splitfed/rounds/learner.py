@@ -1,0 +1,52 @@
+"""What the round engine asks of local learning, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from splitfed.tensors import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One round of local training.
+
+    Attributes:
+        loss: mean training loss per image; None when no step was taken.
+        seconds: time spent on the party's own model.
+        baseline_seconds: time spent on the local_only branch; 0 when there is none.
+    """
+
+    loss: float | None
+    seconds: float
+    baseline_seconds: float = 0.0
+
+
+class Learner(Protocol):
+    """A party's models and data. Only :meth:`shared` and :meth:`merge` touch the federation."""
+
+    def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
+        """Train one round from the present state, telling ``step(done, of, loss)`` at times."""
+        ...
+
+    def shared(self) -> Tensors:
+        """Copies of the shared tensors as they are now."""
+        ...
+
+    def merge(self, shared: Tensors) -> None:
+        """Take over the agreed shared tensors."""
+        ...
+
+    def validate(self) -> float | None:
+        """Accuracy on the party's own validation images; None without any."""
+        ...
+
+    def state(self) -> tuple[Tensors, dict[str, object]]:
+        """Everything needed to go on bit for bit: tensors by name, and plain values."""
+        ...
+
+    def restore(self, tensors: Tensors, meta: dict[str, object]) -> None:
+        """The inverse of :meth:`state`."""
+        ...

@@ -1,0 +1,312 @@
+"""Turns what the link reports into the book of the open round.
+
+Everything that counts is durable before it is acknowledged: an update's bytes and its
+signed offer before STORED, a vote before the round is closed on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+import torch
+
+from splitfed.errors import (
+    ContractMismatch,
+    FolderDiverged,
+    KeyInUse,
+    PeerKeyMismatch,
+    PeerRefusedUs,
+    ProtocolViolation,
+)
+from splitfed.progress import Progress
+from splitfed.rounds.book import Book
+from splitfed.rounds.entrance import CLOSED, Entrance
+from splitfed.rounds.gates import Admission, admit
+from splitfed.rounds.terms import Terms, run_id
+from splitfed.rounds.vote import Vote, decode_vote
+from splitfed.store import RunFolder
+from splitfed.transport.events import (
+    Arrived,
+    Event,
+    Failed,
+    Greeted,
+    Greeting,
+    Left,
+    LinkBroken,
+    Noticed,
+    OfferRefused,
+    StatusChanged,
+    Voted,
+    vote_message,
+)
+from splitfed.transport.keys import verify_signature
+from splitfed.transport.link import Link
+
+FATAL = (ContractMismatch, PeerRefusedUs, PeerKeyMismatch, KeyInUse)
+"""Failures of a link that no waiting mends: somebody has to change a file first."""
+
+
+class Violation(Exception):
+    """A peer broke the rules of the round; carries who and what for the record."""
+
+    def __init__(self, peer: str, reason: str) -> None:
+        super().__init__(f"{peer}: {reason}")
+        self.peer = peer
+        self.reason = reason
+
+
+class Mail:
+    """The open round's mail. Used by the engine's thread only.
+
+    Attributes:
+        book: what is known about the open round.
+        run: the federation run, once every peer has been met.
+        busy_until: when each peer was last known to train, by the clock.
+        left: peers that said goodbye, with the last round they closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        terms: Terms,
+        party: str,
+        folder: RunFolder,
+        link: Link,
+        entrance: Entrance,
+        progress: Progress,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._terms = terms
+        self._party = party
+        self._folder = folder
+        self._link = link
+        self._entrance = entrance
+        self._progress = progress
+        self._clock = clock
+        self._base: Mapping[str, torch.Tensor] = {}
+        self._early: list[Event] = []
+        self._folders: dict[str, bytes] = {party: folder.folder_id}
+        self.peers = tuple(name for name in terms.parties if name != party)
+        self.book = Book(round=0)
+        self.run = folder.run
+        self.busy_until: dict[str, float] = {}
+        self.met: set[str] = set()
+        self.left: dict[str, Left] = {}
+        entrance.run = folder.run
+
+    def open(self, round: int, base: Mapping[str, torch.Tensor]) -> None:
+        """Start the book of ``round``, trained from ``base``, with what the folder holds of
+        it and what arrived early."""
+        self._base = base
+        self.book = Book(round=round)
+        self.busy_until = {}
+        self._entrance.open_round = round
+        for stored in self._folder.votes(round):
+            self.book.add_vote(decode_vote(stored.body))
+        early, self._early = self._early, []
+        for event in early:
+            self.handle(event)
+
+    def handle(self, event: Event) -> None:
+        """Take in one event.
+
+        Raises:
+            Violation: the peer broke the rules of the round.
+            ContractMismatch, PeerRefusedUs, PeerKeyMismatch, KeyInUse: fatal, as reported.
+            FolderDiverged: this folder lacks what a peer proves we did.
+        """
+        match event:
+            case Greeted():
+                self._greeted(event.peer, event.greeting)
+            case Arrived() | OfferRefused():
+                self._input(event)
+            case Voted():
+                self._vote(event)
+            case StatusChanged():
+                self._progress.on_peer(event.peer, _in_words(event))
+                if event.status.phase == "training":
+                    self.busy_until[event.peer] = self._clock()
+            case LinkBroken():
+                self._progress.on_peer(event.peer, f"link broken ({event.reason}), reconnecting")
+                self._folder.log("link-broken", peer=event.peer, reason=event.reason)
+            case Noticed():
+                self._progress.on_peer(event.peer, str(event.error))
+                self._folder.log("noticed", peer=event.peer, error=str(event.error))
+            case Left():
+                self.left[event.peer] = event
+                self._progress.on_peer(event.peer, f"left ({event.reason})")
+                self._folder.log("left", peer=event.peer, reason=event.reason)
+                if event.reason == "alone" and event.closed < self._terms.rounds:
+                    raise Violation(event.peer, "left the federation and goes on alone")
+            case Failed():
+                self._failed(event)
+            case _:
+                pass
+
+    # --- one kind of event each --------------------------------------------------------
+
+    def _failed(self, event: Failed) -> None:
+        self._folder.log("failed", peer=event.peer, error=str(event.error))
+        if isinstance(event.error, ProtocolViolation):
+            raise Violation(event.peer, event.error.message)
+        if isinstance(event.error, FATAL):
+            raise event.error
+        raise event.error
+
+    def _greeted(self, peer: str, greeting: Greeting) -> None:
+        if greeting.purpose == "check":
+            return
+        self.left.pop(peer, None)
+        self._check_own_past(peer, greeting)
+        known = self._folder.peer_folders.get(peer, greeting.folder)
+        if known != greeting.folder:
+            raise FolderDiverged(
+                f"{peer} comes back with another run folder ({greeting.folder.hex()[:8]} "
+                f"instead of {known.hex()[:8]}): it has started over",
+                "let it use its old folder, or start over on both sides with a new --out",
+            )
+        self._folders[peer] = greeting.folder
+        if self.run is None and set(self._folders) == set(self._terms.parties):
+            self.run = run_id(self._folder.contract, self._folders)
+            self._folder.fix_run(
+                self.run, {p: f for p, f in self._folders.items() if p != self._party}
+            )
+            self._entrance.run = self.run
+        self.met.add(peer)
+        self._progress.on_peer(peer, "connected")
+        self._folder.log("connected", peer=peer, closed=greeting.closed_round)
+        self._check_progress(peer, greeting)
+
+    def _check_own_past(self, peer: str, greeting: Greeting) -> None:
+        """A vote of ours that the peer holds and our folder lacks: we were set back."""
+        held = greeting.votes_held.get(self._party)
+        if held is None:
+            return
+        body, signature = held
+        vote = self._verified(self._party, body, signature)
+        if vote is None:
+            raise Violation(peer, "shows a vote under our name that we did not sign")
+        if vote.run != self.run:
+            return
+        if not any(
+            stored.party == self._party for stored in self._folder.votes(vote.round)
+        ) and vote.round > self.book.round - 1:
+            raise FolderDiverged(
+                f"{peer} holds a vote that this party signed for round {vote.round}, and this "
+                f"folder ends before it: was {self._folder.path} restored from a backup?",
+                "put the newest copy of the folder back, or start over on both sides",
+            )
+
+    def _check_progress(self, peer: str, greeting: Greeting) -> None:
+        mine = self.book.round - 1
+        if greeting.closed_round > mine + 1:
+            raise Violation(
+                peer, f"claims to have closed round {greeting.closed_round}, we are at {mine}"
+            )
+        if greeting.closed_round < mine - 1:
+            self._progress.on_peer(
+                peer, f"is at round {greeting.closed_round}, we closed {mine}: waiting for its "
+                "newest run folder"
+            )
+
+    def _input(self, event: Arrived | OfferRefused) -> None:
+        offer = event.offer
+        if offer.round == self.book.round + 1:
+            self._early.append(event)
+            return
+        if offer.round != self.book.round:
+            if isinstance(event, Arrived):
+                self._link.stored(event.peer, offer.manifest.root)
+            elif event.reason != CLOSED:
+                raise Violation(event.peer, f"offer refused: {event.reason}")
+            return
+        if self.run is None:
+            raise Violation(event.peer, "an update before the run has a name")
+        if isinstance(event, Arrived):
+            verdict = admit(
+                offer,
+                event.payload,
+                terms=self._terms,
+                base=self._base,
+                run=self.run,
+                round=self.book.round,
+            )
+        else:
+            verdict = Admission(
+                party=offer.party, root=offer.manifest.root, tensors=None, reason=event.reason
+            )
+        self._keep(event, verdict)
+
+    def _keep(self, event: Arrived | OfferRefused, verdict: Admission) -> None:
+        """Note the verdict, store what it rests on, and only then acknowledge."""
+        peer, offer = event.peer, event.offer
+        self.busy_until.setdefault(peer, self._clock())
+        known = self.book.inputs.get(offer.party)
+        try:
+            self.book.add_input(verdict)
+        except ProtocolViolation as error:
+            self._folder.save_evidence(self.book.round, offer.party, msgspec.msgpack.encode(offer))
+            raise Violation(peer, error.message) from error
+        if known is None:
+            if isinstance(event, Arrived):
+                self._folder.inbox.put(offer.manifest.root, event.payload)
+            self._folder.save_input(
+                round=self.book.round,
+                party=offer.party,
+                offer=msgspec.msgpack.encode(offer),
+                root=offer.manifest.root,
+                reason=verdict.reason,
+            )
+        if isinstance(event, Arrived):
+            self._link.stored(peer, offer.manifest.root)
+
+    def _vote(self, event: Voted) -> None:
+        vote = self._read(event.peer, event.body)
+        if vote.run != self.run or vote.round != event.round or vote.party != event.peer:
+            raise Violation(event.peer, "a vote for another run, round or party than it says")
+        if vote.round < self.book.round:
+            self._against_earlier(vote)
+        elif vote.round > self.book.round:
+            self._early.append(event)
+        else:
+            try:
+                self.book.add_vote(vote)
+            except ProtocolViolation as error:
+                self._folder.save_evidence(vote.round, vote.party, event.body)
+                raise Violation(event.peer, error.message) from error
+            self._folder.save_vote(
+                round=vote.round,
+                view=vote.view,
+                party=vote.party,
+                body=event.body,
+                signature=event.signature,
+            )
+
+    def _against_earlier(self, vote: Vote) -> None:
+        for stored in self._folder.votes(vote.round):
+            if stored.party == vote.party and decode_vote(stored.body) != vote:
+                raise Violation(vote.party, f"two different votes for round {vote.round}")
+
+    def _read(self, peer: str, body: bytes) -> Vote:
+        try:
+            return decode_vote(body)
+        except ProtocolViolation as error:
+            raise Violation(peer, error.message) from error
+
+    def _verified(self, party: str, body: bytes, signature: bytes) -> Vote | None:
+        key = self._terms.signing_keys[party]
+        if not verify_signature(key, vote_message(body), signature):
+            return None
+        try:
+            return decode_vote(body)
+        except ProtocolViolation:
+            return None
+
+
+def _in_words(event: StatusChanged) -> str:
+    status = event.status
+    where = f"round {status.round} " if status.round else ""
+    steps = f", step {status.step} of {status.steps}" if status.steps else ""
+    return f"{where}{status.phase}{steps}"

@@ -1,0 +1,59 @@
+"""What the round engine needs of the agreement, whichever way it was written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import blake3
+
+from splitfed.types import TensorSpec
+
+_RUN_DOMAIN = b"splitfed run v1\0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The agreed, public constants of one federation.
+
+    Attributes:
+        contract: digest of the agreement, 32 bytes.
+        parties: names of all parties, sorted.
+        signing_keys: each party's Ed25519 public key, hex.
+        shared: the tensors that travel, in the order of names; nothing else may.
+        rounds: planned number of rounds R.
+        max_update_norm: admitted updates satisfy ‖x − g‖ ≤ this (Euclidean, float64).
+        weights: public weight of each party in the mean.
+        minimum_parties: admitted updates below which a round is void.
+        max_void_rounds: void rounds, counted in all, after which the federation ends.
+        rule: name of the aggregation rule.
+    """
+
+    contract: bytes
+    parties: tuple[str, ...]
+    signing_keys: Mapping[str, str]
+    shared: tuple[TensorSpec, ...]
+    rounds: int
+    max_update_norm: float
+    weights: Mapping[str, float]
+    minimum_parties: int
+    max_void_rounds: int = 3
+    rule: str = "mean"
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the shared tensors: what each party sends to each peer per round."""
+        return sum(spec.nbytes for spec in self.shared)
+
+
+def run_id(contract: bytes, folders: Mapping[str, bytes]) -> bytes:
+    """The name of one federation run, 32 bytes: BLAKE3(contract ‖ folder ids by name).
+
+    It stands in everything that is signed or stored, so that a statement of one run can
+    never be replayed in another.
+    """
+    hasher = blake3.blake3(_RUN_DOMAIN + contract)
+    for party in sorted(folders):
+        name = party.encode()
+        hasher.update(len(name).to_bytes(2, "little") + name + folders[party])
+    return hasher.digest()

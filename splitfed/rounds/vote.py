@@ -1,0 +1,102 @@
+"""The signed statement of what a party makes of a round.
+
+A round is closed for a party when it holds an equal vote of every participant. Votes are
+compared without their reasons: two parties may word a refusal differently, they may not
+differ on what was refused or on what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from splitfed.errors import ProtocolViolation
+
+_MAX_BODY = 64 << 10
+
+
+class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One party's view of one round.
+
+    Attributes:
+        run: the federation run, 32 bytes.
+        view: number of the member list that votes; 0 while membership is static.
+        round: the round voted on.
+        party: who votes.
+        inputs: (party, digest of its update), by name, excluded ones included.
+        excluded: (party, reason) of each update that is not in the aggregate.
+        aggregate: digest of g after this round, 32 bytes.
+    """
+
+    run: bytes
+    view: int
+    round: int
+    party: str
+    inputs: tuple[tuple[str, bytes], ...]
+    excluded: tuple[tuple[str, str], ...]
+    aggregate: bytes
+
+    def says_the_same_as(self, other: Vote) -> bool:
+        """Whether both votes name the same inputs, exclusions and outcome."""
+        return (
+            (self.run, self.view, self.round, self.inputs, self.aggregate)
+            == (other.run, other.view, other.round, other.inputs, other.aggregate)
+        ) and [party for party, _ in self.excluded] == [party for party, _ in other.excluded]
+
+    def difference(self, other: Vote) -> str:
+        """In words, the first field on which two votes disagree."""
+        if self.inputs != other.inputs:
+            mine, theirs = dict(self.inputs), dict(other.inputs)
+            for party in sorted(mine.keys() | theirs.keys()):
+                if mine.get(party) != theirs.get(party):
+                    return f"different updates of {party}"
+        if [p for p, _ in self.excluded] != [p for p, _ in other.excluded]:
+            return "different exclusions"
+        if self.aggregate != other.aggregate:
+            return "equal inputs, different aggregate"
+        return "different run, view or round"
+
+
+def make_vote(
+    *,
+    run: bytes,
+    round: int,
+    party: str,
+    inputs: Mapping[str, bytes],
+    excluded: Mapping[str, str],
+    aggregate: bytes,
+    view: int = 0,
+) -> Vote:
+    """A vote with its lists in the order of names."""
+    return Vote(
+        run=run,
+        view=view,
+        round=round,
+        party=party,
+        inputs=tuple(sorted(inputs.items())),
+        excluded=tuple(sorted(excluded.items())),
+        aggregate=aggregate,
+    )
+
+
+def encode_vote(vote: Vote) -> bytes:
+    """The vote as it is stored and sent."""
+    return msgspec.msgpack.encode(vote)
+
+
+def decode_vote(body: bytes) -> Vote:
+    """The vote in ``body``.
+
+    Raises:
+        ProtocolViolation: not an encoded vote, or too long to be one.
+    """
+    if len(body) > _MAX_BODY:
+        raise ProtocolViolation(f"a vote of {len(body)} bytes")
+    try:
+        vote = msgspec.msgpack.decode(body, type=Vote)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ProtocolViolation(f"a vote that cannot be read: {error}") from error
+    if encode_vote(vote) != body:
+        raise ProtocolViolation("a vote that is not in canonical form")
+    return vote
