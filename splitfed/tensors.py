@@ -54,8 +54,14 @@ def pack(tensors: Mapping[str, torch.Tensor]) -> bytes:
     return b"".join(parts)
 
 
-def unpack(payload: bytes | bytearray | memoryview, specs: Sequence[TensorSpec]) -> Tensors:
+def unpack(
+    payload: bytes | bytearray | memoryview, specs: Sequence[TensorSpec], *, copy: bool = True
+) -> Tensors:
     """The tensors of a payload, each an aligned copy of its own.
+
+    Args:
+        copy: False lets tensors use the payload's memory where it is writable and their
+            offset is aligned. For large payloads that nobody changes any more.
 
     Raises:
         Defect: the payload's length is not the sum of the specs' bytes.
@@ -63,12 +69,17 @@ def unpack(payload: bytes | bytearray | memoryview, specs: Sequence[TensorSpec])
     total = sum(spec.nbytes for spec in specs)
     if len(payload) != total:
         raise Defect(f"payload of {len(payload)} bytes for specs of {total} bytes")
+    raw = np.frombuffer(payload, dtype=np.uint8)
+    view = not copy and raw.flags.writeable
     tensors: Tensors = {}
     offset = 0
-    raw = np.frombuffer(payload, dtype=np.uint8)
     for spec in specs:
-        values = torch.empty(spec.nbytes, dtype=torch.uint8)
-        values.numpy()[:] = raw[offset : offset + spec.nbytes]
+        part = raw[offset : offset + spec.nbytes]
+        if view and part.ctypes.data % ITEM_BYTES[spec.dtype] == 0:
+            values = torch.from_numpy(part)
+        else:
+            values = torch.empty(spec.nbytes, dtype=torch.uint8)
+            values.numpy()[:] = part
         tensors[spec.name] = values.view(DTYPES[spec.dtype]).reshape(spec.shape)
         offset += spec.nbytes
     return tensors
