@@ -1,0 +1,242 @@
+"""Writing the two files, with comments that a person can work from.
+
+federation.toml is edited by several hands, so a new party's block is added to the text as
+it stands: comments, order and layout of what is already there are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Item, Table
+
+from splitfed.errors import ConfigError, Fault
+
+_FEDERATION = """\
+# What the institutions agree on. Every party holds the same copy; `splitfed check` and
+# `splitfed run` compare the copies and stop before any training where they differ.
+# Addresses alone are not compared: they may change.
+
+name = {name}
+rounds = {rounds}
+# The order of the classes is part of the agreement: class 0 is the first of them everywhere.
+classes = {classes}
+# Public: it fixes the initial values of the shared layers.
+seed = {seed}
+
+[model]
+# Code: whoever loads this agreement runs what factory names. Read it before you do.
+factory = {factory}
+arguments = {arguments}
+# Only these layers ever leave a party; `splitfed plan party.toml` lists every tensor.
+shared = {shared}
+
+[preprocessing]
+# Public constants, the same for everyone; never statistics of anyone's data.
+channels = {channels}
+size = {size}
+mean = {mean}
+std = {std}
+
+[aggregation]
+rule = "mean"
+# An update that is longer than this is excluded by everyone: max(1, norm of the initial
+# shared layers), rounded up.
+max_update_norm = {max_update_norm}
+# "equal", "records" (by the numbers below) or a table such as {{ hospital-a = 2, hospital-b = 1 }}.
+weights = "equal"
+max_void_rounds = 3
+
+[privacy]
+# Required, so that nobody shares without having chosen. "none" is NO PRIVACY GUARANTEE.
+mode = "none"
+
+# One block a party, added by its own `splitfed init`. address: where the others can reach
+# it (one of the two is enough). records: its public number of training images.
+"""
+
+_PARTY = """\
+# This institution's own business. Nothing in this file leaves the machine.
+# Paths are relative to the folder of this file.
+
+federation = {federation}
+party = {party}
+# Made by `splitfed init`, readable by you alone. Never copy it, never send it.
+secret_key = {secret_key}
+
+[link]
+{bind}# Seconds to wait for an absent party; 0 waits for ever. After that the run ends with exit
+# code 3, or goes on without the other with on_absent = "finish-alone" (exit code 5).
+patience = 0
+on_absent = "wait"
+
+[data]
+# A name of your own for this data set.
+id = {id}
+# {sources}
+train = {train}
+validation = {validation}
+test = {test}
+
+[training]
+optimizer = "sgd"
+lr = 0.05
+momentum = 0.9
+batch_size = 32
+# Passes over the training images a round (or steps = N instead).
+epochs = 1
+device = "cpu"
+threads = {threads}
+
+[defence]
+# true: also train the same model on your images alone, so that the report can say whether
+# the federation helped you. Costs the training once more.
+acceptance = {acceptance}
+"""
+
+
+def federation_text(
+    *,
+    name: str,
+    rounds: int,
+    classes: Sequence[str],
+    seed: int,
+    factory: str,
+    arguments: Mapping[str, Any],
+    shared: Sequence[str],
+    channels: int,
+    size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    max_update_norm: float,
+) -> str:
+    """A federation.toml without any party yet."""
+    return _FEDERATION.format(
+        name=_toml(name),
+        rounds=_toml(rounds),
+        classes=_toml(list(classes)),
+        seed=_toml(seed),
+        factory=_toml(factory),
+        arguments=_toml(dict(arguments)),
+        shared=_toml(list(shared)),
+        channels=_toml(channels),
+        size=_toml(list(size)),
+        mean=_toml(list(mean)),
+        std=_toml(list(std)),
+        max_update_norm=_toml(max_update_norm),
+    )
+
+
+def with_party(
+    text: str,
+    party: str,
+    *,
+    public_key: str,
+    signing_key: str,
+    address: str | None,
+    records: int,
+    file: str = "federation.toml",
+) -> str:
+    """``text`` with one more [parties.NAME] block at its end.
+
+    Raises:
+        ConfigError: the text is no TOML, or has this party already.
+    """
+    try:
+        document = tomlkit.parse(text)
+    except TOMLKitError as error:
+        raise ConfigError([Fault(file, "(TOML)", "", f"{error}; mend the syntax there")]) from None
+    parties = document.get("parties")
+    if parties is None:
+        parties = tomlkit.table(is_super_table=True)
+        document.append("parties", parties)
+    if not isinstance(parties, dict):
+        raise ConfigError([Fault(file, "parties", "", "should be tables [parties.NAME]")])
+    if party in parties:
+        cure = "is in this agreement already; choose another --party name"
+        raise ConfigError([Fault(file, f"parties.{party}", "", cure)])
+    block: Table = tomlkit.table()
+    if address is not None:
+        block.add("address", address)
+    block.add("records", records)
+    block.add("public_key", public_key)
+    block.add("signing_key", signing_key)
+    block.add(tomlkit.nl())
+    parties[party] = block
+    return tomlkit.dumps(document).rstrip("\n") + "\n"
+
+
+def party_text(
+    *,
+    federation: str,
+    party: str,
+    secret_key: str,
+    data_id: str,
+    train: str,
+    validation: str,
+    test: str,
+    bind: str | None = None,
+    threads: int = 1,
+    acceptance: bool = False,
+) -> str:
+    """A party.toml with every setting that a beginner may want to change."""
+    listening = (
+        "# Where to listen, where it differs from the address in the agreement.\n"
+        f"bind = {_toml(bind)}\n"
+        if bind
+        else '# bind = "tcp://0.0.0.0:7001"  # where to listen, if not at the agreed address\n'
+    )
+    return _PARTY.format(
+        federation=_toml(federation),
+        party=_toml(party),
+        secret_key=_toml(secret_key),
+        bind=listening,
+        id=_toml(data_id),
+        sources='"folder:PATH" (one folder a class), "npz:PATH", "package.module:function", ...',
+        train=_toml(train),
+        validation=_toml(validation),
+        test=_toml(test),
+        threads=_toml(threads),
+        acceptance=_toml(acceptance),
+    )
+
+
+def write_new(path: Path, text: str) -> None:
+    """Writes a file that must not exist yet.
+
+    Raises:
+        ConfigError: it exists, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        cure = "is there already and is not overwritten; choose another folder"
+        raise ConfigError([Fault(str(path), "(file)", "", cure)]) from None
+    except OSError as error:
+        cure = f"cannot be written: {error.strerror}"
+        raise ConfigError([Fault(str(path), "(file)", "", cure)]) from None
+
+
+def _toml(value: Any) -> str:
+    """One value on one line, as TOML writes it."""
+    return _inline(value).as_string()
+
+
+def _inline(value: Any) -> Item:
+    if isinstance(value, Mapping):
+        table = tomlkit.inline_table()
+        for key, inner in value.items():
+            table.append(key, _inline(inner))
+        return table
+    if isinstance(value, list | tuple):
+        array = tomlkit.array()
+        for inner in value:
+            array.append(_inline(inner))
+        return array
+    item: Item = tomlkit.item(value)
+    return item

@@ -1,0 +1,334 @@
+"""A party's folder from nothing: what `splitfed init` and the demo both do.
+
+The first party founds: fresh keys, a party.toml and a federation.toml with its own block.
+The next joins: fresh keys, a party.toml, and its block added to the file it was sent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from splitfed.config import FederationConfig, load_federation, parse
+from splitfed.config.faults import did_you_mean
+from splitfed.config.party import SCHEMES, SOURCE_RULE, DataConfig
+from splitfed.config.writing import federation_text, party_text, with_party, write_new
+from splitfed.errors import ConfigError, DataError, Fault, UserError
+
+FEDERATION, PARTY, SECRET = "federation.toml", "party.toml", "secret.json"
+DIGITS = tuple("0123456789")
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where a party's three sets of images are, as they stand in party.toml."""
+
+    train: str
+    validation: str
+    test: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newcomer:
+    """One party as it founds or joins.
+
+    Attributes:
+        party: its name in the agreement.
+        address: where others can reach it, ``tcp://host:port``, or None.
+        records: its public number of training images.
+        sources: its images.
+        data_id: its own name for the data set.
+        bind: where it listens, if not at ``address``.
+        acceptance: whether it also trains the local_only baseline.
+    """
+
+    party: str
+    address: str | None
+    records: int
+    sources: Sources
+    data_id: str = "images"
+    bind: str | None = None
+    acceptance: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What the first party proposes to agree on.
+
+    Attributes:
+        shared: patterns to share; None takes the model class's own declaration.
+        arguments: the factory's; ``classes``, ``channels`` and ``size`` are filled in from
+            the agreement where the factory takes them.
+    """
+
+    name: str
+    classes: Sequence[str]
+    factory: str = "splitfed.models:ThreeLayerCNN"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    shared: Sequence[str] | None = None
+    rounds: int = 10
+    seed: int = 1
+    channels: int = 1
+    size: tuple[int, int] = (28, 28)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Founded:
+    """The files that were written, and the agreement as it stands now."""
+
+    party_file: Path
+    federation_file: Path
+    secret_file: Path
+    federation: FederationConfig
+
+
+def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
+    """Writes a party's folder and a federation.toml with that one party.
+
+    Runs the model factory once, on this machine, for the norm of the initial shared tensors.
+
+    Raises:
+        UserError: files that are there already, a model that cannot be built or split, or
+            values that make no valid agreement. Nothing is written then.
+    """
+    _nothing_there(folder, (FEDERATION, PARTY, SECRET))
+    channels = proposal.channels
+    arguments = complete_arguments(proposal, folder)
+    shared, norm = _initial(proposal, arguments, folder)
+    text = federation_text(
+        name=proposal.name,
+        rounds=proposal.rounds,
+        classes=proposal.classes,
+        seed=proposal.seed,
+        factory=proposal.factory,
+        arguments=arguments,
+        shared=shared,
+        channels=channels,
+        size=proposal.size,
+        mean=proposal.mean or (0.5,) * channels,
+        std=proposal.std or (0.5,) * channels,
+        max_update_norm=float(max(1, math.ceil(norm))),
+    )
+    return _write(folder, text, newcomer, folder / FEDERATION)
+
+
+def join(folder: Path, received: Path, newcomer: Newcomer) -> Founded:
+    """Writes a party's folder and adds its block to the agreement that it was sent.
+
+    A ``received`` file in ``folder`` itself is completed in place; one from elsewhere is
+    left as it is and completed in a copy.
+
+    Raises:
+        UserError: as :func:`found`; or the received file has faults.
+    """
+    target = folder / FEDERATION
+    in_place = target.exists() and received.exists() and target.samefile(received)
+    _nothing_there(folder, (PARTY, SECRET) if in_place else (FEDERATION, PARTY, SECRET))
+    load_federation(received)
+    return _write(folder, received.read_text(encoding="utf-8"), newcomer, target)
+
+
+def sources_of(data: str, folder: Path) -> Sources:
+    """The three sources that one ``--data`` stands for; relative paths become absolute.
+
+    ``folder:PATH`` means PATH/train, PATH/validation and PATH/test; a path without a scheme
+    is taken for what is there. All other sources divide themselves into the three parts.
+
+    Raises:
+        DataError: it is none of the forms, or a folder lacks one of the three.
+    """
+    if Path(data).is_dir():
+        data = f"folder:{data}"
+    elif Path(data).is_file() and data.endswith(".npz"):
+        data = f"npz:{data}"
+    scheme, colon, rest = data.partition(":")
+    if not colon:
+        raise DataError(
+            f"--data {data}: neither a file nor a folder, and no source"
+            f"{did_you_mean(data, SCHEMES)}",
+            f"give {SOURCE_RULE}",
+        )
+    if scheme == "folder":
+        path, question, options = rest.partition("?")
+        root = Path(path).absolute()
+        missing = [part for part in PARTS if not (root / part).is_dir()]
+        if missing:
+            raise DataError(
+                f"--data {data}: {root} has no folder {' and none named '.join(missing)}",
+                "it needs train/, validation/ and test/, each with one folder of images a "
+                "class; or name any three sources in party.toml yourself",
+            )
+        of = {part: f"folder:{_relative(root / part, folder)}{question}{options}" for part in PARTS}
+    elif scheme == "npz":
+        path, question, options = rest.partition("?")
+        place = _relative(Path(path).absolute(), folder)
+        of = dict.fromkeys(PARTS, f"npz:{place}{question}{options}")
+    else:
+        of = dict.fromkeys(PARTS, data)
+    sources = Sources(**of)
+    parse(DataConfig, {"id": "images", **of}, "--data")
+    return sources
+
+
+def classes_of(data: Sources, folder: Path) -> tuple[str, ...]:
+    """The class names that a source shows by itself, or none."""
+    scheme, _, rest = data.train.partition(":")
+    if scheme == "digits":
+        return DIGITS
+    if scheme == "folder":
+        root = folder / rest.partition("?")[0]
+        return tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+    return ()
+
+
+def count_records(source: str, federation: Proposal | FederationConfig, folder: Path) -> int:
+    """The number of training images, by reading them as the agreement says.
+
+    Raises:
+        DataError: an image that cannot be read, or a class that the agreement lacks.
+    """
+    from splitfed.data import Preprocessing, load
+
+    if isinstance(federation, Proposal):
+        channels, size = federation.channels, federation.size
+        mean = federation.mean or (0.5,) * channels
+        std = federation.std or (0.5,) * channels
+    else:
+        agreed = federation.preprocessing
+        channels, size, mean, std = agreed.channels, agreed.size, agreed.mean, agreed.std
+    preprocessing = Preprocessing(channels=channels, size=size, mean=mean, std=std)
+    images = load(
+        source,
+        preprocessing=preprocessing,
+        classes=tuple(federation.classes),
+        part="train",
+        root=folder,
+        options={},
+    )
+    return len(images)
+
+
+def complete_arguments(proposal: Proposal, folder: Path) -> dict[str, Any]:
+    """The factory's arguments with what the agreement already says filled in."""
+    from splitfed import lookup
+    from splitfed.errors import ModelError
+
+    found = lookup.find(proposal.factory, folder=folder, error=ModelError, what="--factory")
+    agreed = {
+        "channels": proposal.channels,
+        "classes": len(proposal.classes),
+        "size": list(proposal.size),
+    }
+    takes: Mapping[str, Any] = {}
+    if callable(found):
+        try:
+            takes = inspect.signature(found).parameters
+        except (TypeError, ValueError):  # some callables written in C have none
+            takes = {}
+    given = dict(proposal.arguments)
+    return {**{key: value for key, value in agreed.items() if key in takes}, **given}
+
+
+def _initial(
+    proposal: Proposal, arguments: Mapping[str, Any], folder: Path
+) -> tuple[tuple[str, ...], float]:
+    """The patterns that are shared, and the norm of the shared tensors at the start."""
+    import torch
+
+    from splitfed.models import initialise
+    from splitfed.sharing import shared_tensors, split_model
+    from splitfed.tensors import distance
+
+    model = initialise(proposal.factory, arguments, proposal.seed, folder=folder)
+    patterns = None if proposal.shared is None else tuple(proposal.shared)
+    split = split_model(model, shared=patterns)
+    start = shared_tensors(model, split)
+    norm = distance(start, {name: torch.zeros_like(tensor) for name, tensor in start.items()})
+    declared: Any = patterns if patterns is not None else getattr(model, "shared", ())
+    return (declared,) if isinstance(declared, str) else tuple(declared), norm
+
+
+def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded:
+    from splitfed.transport.keys import create_secret
+
+    # The whole agreement is checked with keys of the right form before any file is made.
+    stand_in = {"public_key": "0" * 40, "signing_key": "0" * 64}
+    _check(_with(text, newcomer, stand_in, target), target)
+    party = party_text(
+        federation=FEDERATION,
+        party=newcomer.party,
+        secret_key=SECRET,
+        data_id=newcomer.data_id,
+        train=newcomer.sources.train,
+        validation=newcomer.sources.validation,
+        test=newcomer.sources.test,
+        bind=newcomer.bind,
+        acceptance=newcomer.acceptance,
+    )
+    _make(folder)
+    keys = create_secret(folder / SECRET)
+    full = _with(
+        text, newcomer, {"public_key": keys.public_key, "signing_key": keys.signing_key}, target
+    )
+    if target.exists():
+        replaced = target.with_suffix(".toml.new")
+        replaced.write_text(full, encoding="utf-8")
+        replaced.replace(target)
+    else:
+        write_new(target, full)
+    write_new(folder / PARTY, party)
+    return Founded(
+        party_file=folder / PARTY,
+        federation_file=target,
+        secret_file=folder / SECRET,
+        federation=load_federation(target),
+    )
+
+
+def _with(text: str, newcomer: Newcomer, keys: Mapping[str, str], target: Path) -> str:
+    return with_party(
+        text,
+        newcomer.party,
+        public_key=keys["public_key"],
+        signing_key=keys["signing_key"],
+        address=newcomer.address,
+        records=newcomer.records,
+        file=str(target),
+    )
+
+
+def _check(text: str, target: Path) -> None:
+    import tomllib
+
+    parse(FederationConfig, tomllib.loads(text), str(target))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made: {error.strerror}", "name a folder that you may write"
+        ) from None
+
+
+def _nothing_there(folder: Path, names: Sequence[str]) -> None:
+    there = [folder / name for name in names if (folder / name).exists()]
+    if there:
+        cure = "is there already and is not overwritten; choose another folder"
+        raise ConfigError([Fault(str(path), "(file)", "", cure) for path in there])
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """``path`` as party.toml in ``folder`` names it: relative where it lies below."""
+    try:
+        return path.relative_to(folder.absolute()).as_posix()
+    except ValueError:
+        return path.as_posix()
