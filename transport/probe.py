@@ -69,9 +69,9 @@ class Probe:
         except BlockingIOError:
             pass
         except OSError:
-            self._finish(self._unless_heard(Answer.CLOSED if self._connected else Answer.REFUSED))
+            self._finish(self._ended())
         if self.answer is None and now >= self.deadline:
-            self._finish(self._unless_heard(Answer.SILENT))
+            self._finish(Answer.OTHER if self._is_foreign() else Answer.SILENT)
         return self.answer
 
     def close(self) -> None:
@@ -99,14 +99,19 @@ class Probe:
         while len(self._received) < zmtp.GREETING_BYTES:
             block = self._socket.recv(zmtp.GREETING_BYTES - len(self._received))
             if not block:
-                self._finish(self._unless_heard(Answer.CLOSED))
+                self._finish(self._ended())
                 return
             self._received += block
-        self._finish(Answer.CURVE if zmtp.is_curve_server(self._received) else Answer.OTHER)
+        self._finish(Answer.CURVE if zmtp.is_curve_greeting(self._received) else Answer.OTHER)
 
-    def _unless_heard(self, answer: Answer) -> Answer:
-        """Half a ZeroMQ greeting proves nothing; anything else is another service."""
-        return Answer.OTHER if self._received and self._received[0] != 0xFF else answer
+    def _ended(self) -> Answer:
+        if not self._connected:
+            return Answer.REFUSED
+        # ZeroMQ without CURVE closes in the middle of its greeting.
+        return Answer.OTHER if self._received else Answer.CLOSED
+
+    def _is_foreign(self) -> bool:
+        return bool(self._received) and self._received[0] != 0xFF
 
     def _finish(self, answer: Answer) -> None:
         self.answer = answer

@@ -12,7 +12,6 @@ GREETING_BYTES = 64
 _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 _VERSION = 3
 _MECHANISM = slice(12, 32)
-_AS_SERVER = 32
 
 
 def frame_bytes(size: int) -> int:
@@ -52,18 +51,20 @@ LISTENER_REFUSAL_BYTES = GREETING_BYTES + frame_bytes(_WELCOME) + frame_bytes(_E
 
 
 def greeting() -> bytes:
-    """The greeting of a CURVE client, as RFC 37 lays it out."""
+    """The greeting of a process that demands CURVE, as RFC 37 lays it out."""
     start = _SIGNATURE + bytes([_VERSION, 1]) + b"CURVE".ljust(20, b"\0") + b"\0"
     return start.ljust(GREETING_BYTES, b"\0")
 
 
-def is_curve_server(answer: bytes) -> bool:
-    """Whether ``answer`` is the complete greeting of a ZMTP 3 server that demands CURVE."""
+def is_curve_greeting(answer: bytes) -> bool:
+    """Whether ``answer`` is the complete greeting of a ZMTP 3 process that demands CURVE.
+
+    The as-server flag is not looked at: libzmq never sets it.
+    """
     return (
         len(answer) >= GREETING_BYTES
         and answer[0] == 0xFF
         and answer[9] & 1 == 1
         and answer[10] >= _VERSION
         and answer[_MECHANISM].rstrip(b"\0") == b"CURVE"
-        and answer[_AS_SERVER] == 1
     )

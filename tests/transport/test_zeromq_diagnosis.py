@@ -1,0 +1,427 @@
+"""What the operator is told: refused, wrong key, nobody there, not splitfed at all."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import zmq
+
+from splitfed.errors import LinkDown, PeerKeyMismatch, PeerRefusedUs, PeerUnreachable
+from splitfed.transport.diagnosis import Act, Diagnosis, DialWatch
+from splitfed.transport.keys import make_secret
+from splitfed.transport.probe import Answer, Probe
+from splitfed.transport.wire import Trouble
+from splitfed.transport.zeromq import ZmqWire
+from splitfed.transport.zmtp import greeting
+from tests.support.proxy import Proxy
+from tests.support.wires import QUICK, Bench, bench, port_of, secret_of
+
+
+@pytest.fixture
+def b() -> Iterator[Bench]:
+    with bench() as one:
+        yield one
+
+
+def first_trouble(b: Bench, wire: ZmqWire, kind: type[Exception]) -> Trouble:
+    def found() -> list[Trouble]:
+        return [trouble for trouble in b.troubles(wire) if isinstance(trouble.error, kind)]
+
+    b.run(lambda: bool(found()))
+    return found()[0]
+
+
+@contextlib.contextmanager
+def service(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A TCP service that is not splitfed: one thread, one connection after the other."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(10)
+                    answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def speaks_first(connection: socket.socket) -> None:
+    connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+    connection.recv(1000)
+
+
+def speaks_when_asked(connection: socket.socket) -> None:
+    connection.recv(1000)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+# --- on the dialler -----------------------------------------------------------------------
+
+
+def test_a_key_that_is_not_on_the_peers_list_is_told_as_refused_at_once(b: Bench) -> None:
+    alice = b.alice(bob=make_secret())
+    bob = b.bob(str(alice.endpoint))
+    trouble = first_trouble(b, bob, PeerRefusedUs)
+    assert trouble.peer == "alice"
+    assert trouble.fatal
+    assert "not on its list" in str(trouble.error)
+    assert "[parties.bob]" in trouble.error.cure
+    assert not b.ups(bob)
+
+
+def test_a_pinned_key_that_the_peer_does_not_hold_is_told_as_a_mismatch(b: Bench) -> None:
+    alice = b.alice()
+    bob = b.bob(str(alice.endpoint), alice=make_secret())
+    trouble = first_trouble(b, bob, PeerKeyMismatch)
+    assert trouble.peer == "alice"
+    assert trouble.fatal
+    assert "does not hold the key" in str(trouble.error)
+    assert not b.ups(bob)
+
+
+@pytest.mark.parametrize("answer", [speaks_first, speaks_when_asked])
+def test_another_service_at_the_address_cannot_hold_the_key(
+    b: Bench, answer: Callable[[socket.socket], None]
+) -> None:
+    with service(answer) as address:
+        bob = b.bob(address)
+        trouble = first_trouble(b, bob, PeerKeyMismatch)
+        assert trouble.fatal
+        assert "not splitfed" in str(trouble.error)
+        b.close(bob)
+
+
+def test_a_peer_without_encryption_cannot_hold_the_key(b: Bench) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as plain:
+        plain.linger = 0
+        port = plain.bind_to_random_port("tcp://127.0.0.1")
+        bob = b.bob(f"tcp://127.0.0.1:{port}")
+        assert first_trouble(b, bob, PeerKeyMismatch).fatal
+
+
+def test_nobody_listening_is_told_and_tried_again_until_somebody_does(b: Bench) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{reserved.getsockname()[1]}"
+        bob = b.bob(address)
+        trouble = first_trouble(b, bob, PeerUnreachable)
+    assert not trouble.fatal
+    assert "nobody listens there" in str(trouble.error)
+    alice = b.alice(bind=address)
+    b.connect(alice, bob)
+    assert len(b.troubles(bob)) == 1
+
+
+def test_a_forwarder_without_a_peer_behind_it_is_an_absent_peer_and_no_wrong_key(b: Bench) -> None:
+    alice = b.alice()
+    with Proxy(("127.0.0.1", port_of(alice))) as proxy:
+        proxy.refuse()
+        bob = b.bob(proxy.address)
+        trouble = first_trouble(b, bob, PeerUnreachable)
+        assert not trouble.fatal
+        assert "accepted and closed at once" in str(trouble.error)
+        proxy.heal()
+        b.connect(alice, bob)
+
+
+def test_a_silent_address_is_an_absent_peer(b: Bench) -> None:
+    alice = b.alice()
+    with Proxy(("127.0.0.1", port_of(alice))) as proxy:
+        proxy.black_hole()
+        bob = b.bob(proxy.address, options=replace(QUICK, handshake_interval=0.1))
+        trouble = first_trouble(b, bob, PeerUnreachable)
+        assert not trouble.fatal
+        assert "nobody answers" in str(trouble.error)
+        b.close(bob)
+
+
+def test_a_trouble_is_told_once_and_again_after_a_connection(b: Bench) -> None:
+    alice = b.alice()
+    with Proxy(("127.0.0.1", port_of(alice))) as proxy:
+        proxy.refuse()
+        bob = b.bob(proxy.address)
+        b.run(lambda: proxy.accepted >= 12)
+        assert len(b.troubles(bob)) == 1
+        proxy.heal()
+        b.connect(alice, bob)
+        proxy.refuse()
+        proxy.reset()
+        b.run(lambda: len(b.troubles(bob)) == 2)
+
+
+def test_strangers_cannot_fill_the_report(b: Bench) -> None:
+    alice = b.alice(bob=make_secret())
+    for _ in range(12):
+        stranger = make_secret()
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.linger = 0
+            dealer.curve_publickey = stranger.curve_public.encode()
+            dealer.curve_secretkey = stranger.curve_secret.encode()
+            dealer.curve_serverkey = secret_of("alice").curve_public.encode()
+            before = alice.bytes_received
+            dealer.connect(str(alice.endpoint))
+            b.run(lambda: alice.bytes_received > before)  # noqa: B023
+    assert len(b.troubles(alice)) == 8
+
+
+# --- on the listener ----------------------------------------------------------------------
+
+
+def test_the_listener_names_the_unknown_key(b: Bench) -> None:
+    alice = b.alice(bob=make_secret())
+    b.bob(str(alice.endpoint))
+    trouble = first_trouble(b, alice, PeerKeyMismatch)
+    assert trouble.peer == "bob"
+    assert not trouble.fatal  # anybody can dial; it must not end our run
+    assert secret_of("bob").curve_public in str(trouble.error)
+    assert "127.0.0.1" in str(trouble.error)
+
+
+def test_the_listener_says_that_a_dialler_pins_another_key(b: Bench) -> None:
+    alice = b.alice()
+    b.bob(str(alice.endpoint), alice=make_secret())
+    trouble = first_trouble(b, alice, PeerKeyMismatch)
+    assert trouble.peer == "bob"
+    assert not trouble.fatal
+    assert "pins another key than ours" in str(trouble.error)
+
+
+def test_a_plaintext_client_is_refused_and_told(b: Bench) -> None:
+    alice = b.alice()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as plain:
+        plain.linger = 0
+        plain.connect(str(alice.endpoint))
+        plain.send_multipart([bytes(64), b"plain"])
+        trouble = first_trouble(b, alice, PeerKeyMismatch)
+        assert "does not speak the encrypted protocol" in str(trouble.error)
+        b.connect(alice, b.bob(str(alice.endpoint)))
+    assert [bytes(message.body) for message in b.messages(alice)] == [b"hello"]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 200, greeting() + b"\xff" * 500, greeting()[:30], b"\0"],
+)
+def test_raw_garbage_is_refused_and_the_peer_still_gets_in(b: Bench, garbage: bytes) -> None:
+    alice = b.alice()
+    with socket.create_connection(("127.0.0.1", port_of(alice)), timeout=10) as stranger:
+        stranger.sendall(garbage)
+        stranger.shutdown(socket.SHUT_WR)
+        ended = threading.Event()
+
+        def read_to_the_end() -> None:
+            with contextlib.suppress(OSError):
+                while stranger.recv(4096):
+                    pass
+            ended.set()
+
+        thread = threading.Thread(target=read_to_the_end)
+        thread.start()
+        b.run(ended.is_set)
+        thread.join(10)
+        b.connect(alice, b.bob(str(alice.endpoint)))
+    assert [bytes(message.body) for message in b.messages(alice)] == [b"hello"]
+    assert not [trouble for trouble in b.troubles(alice) if trouble.fatal]
+
+
+def test_nobody_is_suspected_while_the_peer_is_there(b: Bench) -> None:
+    alice = b.alice()
+    bob = b.bob(str(alice.endpoint))
+    b.connect(alice, bob)
+    stranger = make_secret()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.curve_publickey = stranger.curve_public.encode()
+        dealer.curve_secretkey = stranger.curve_secret.encode()
+        dealer.curve_serverkey = secret_of("alice").curve_public.encode()
+        before = alice.bytes_received
+        dealer.connect(str(alice.endpoint))
+        b.run(lambda: alice.bytes_received > before)
+    assert not b.troubles(alice)
+
+
+# --- the watch alone, without a socket -------------------------------------------------------
+
+CONNECTED, RETRIED, DISCONNECTED, SUCCEEDED, REFUSED = (
+    zmq.EVENT_CONNECTED,
+    zmq.EVENT_CONNECT_RETRIED,
+    zmq.EVENT_DISCONNECTED,
+    zmq.EVENT_HANDSHAKE_SUCCEEDED,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
+
+
+class Watched:
+    """A watch, a clock, and what came out."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.watch = DialWatch("alice", "tcp://a:1", "bob", QUICK)
+        self.watch.dialed()
+
+    def feed(self, *events: int, value: int = 0) -> list[Act | type]:
+        out: list[Act | type] = []
+        for event in events:
+            for action in self.watch.observe(event, value, self.now):
+                out.append(type(action.error) if isinstance(action, Diagnosis) else action)
+        return out
+
+
+def test_a_handshake_is_up_and_its_end_is_down_and_dialled_anew() -> None:
+    watched = Watched()
+    assert watched.feed(CONNECTED, SUCCEEDED) == [Act.UP]
+    assert watched.feed(DISCONNECTED) == [Act.DOWN, Act.REDIAL]
+
+
+def test_libzmq_is_left_to_retry_and_replaced_when_it_does_not() -> None:
+    watched = Watched()
+    watched.feed(CONNECTED, DISCONNECTED)
+    assert watched.watch.deadline == pytest.approx(100.0 + QUICK.retry_grace)
+    assert not watched.watch.overdue(watched.now)
+    assert watched.watch.overdue(watched.now + QUICK.retry_grace)
+    watched.feed(RETRIED)
+    assert watched.watch.deadline is None
+
+
+def test_a_handshake_that_never_ends_is_overdue() -> None:
+    watched = Watched()
+    watched.feed(CONNECTED)
+    limit = QUICK.handshake_interval + QUICK.retry_grace
+    assert not watched.watch.overdue(watched.now + limit - 0.001)
+    assert watched.watch.overdue(watched.now + limit)
+    watched.feed(SUCCEEDED)
+    assert not watched.watch.overdue(watched.now + 1000)
+
+
+def test_only_a_failed_connection_is_nobody_listening() -> None:
+    watched = Watched()
+    assert watched.feed(CONNECTED, DISCONNECTED, RETRIED) == []
+    assert watched.feed(RETRIED) == [PeerUnreachable]
+
+
+def test_somebody_is_looked_for_after_three_broken_off_handshakes_in_a_row() -> None:
+    watched = Watched()
+    once = (CONNECTED, DISCONNECTED, RETRIED)
+    assert watched.feed(*once, *once) == []
+    assert watched.feed(*once) == [Act.PROBE]
+    assert watched.feed(*once, *once) == []
+    assert watched.feed(*once) == [Act.PROBE]
+
+
+def test_a_handshake_that_ran_out_of_time_says_nothing_about_keys() -> None:
+    watched = Watched()
+    for _ in range(10):
+        watched.feed(CONNECTED)
+        watched.now += QUICK.handshake_interval
+        assert watched.feed(DISCONNECTED, RETRIED) == [PeerUnreachable]
+
+
+def test_a_refusal_is_fatal_and_a_failure_to_check_is_not() -> None:
+    watched = Watched()
+    (refused,) = watched.watch.observe(REFUSED, 400, 0.0)
+    (failed,) = watched.watch.observe(REFUSED, 500, 0.0)
+    assert isinstance(refused, Diagnosis)
+    assert isinstance(failed, Diagnosis)
+    assert (type(refused.error), refused.fatal) == (PeerRefusedUs, True)
+    assert (type(failed.error), failed.fatal) == (LinkDown, False)
+
+
+def test_a_key_that_once_matched_is_not_called_wrong_for_good() -> None:
+    watched = Watched()
+    assert watched.watch.found(Answer.CURVE).fatal
+    watched.feed(CONNECTED, SUCCEEDED)
+    assert not watched.watch.found(Answer.CURVE).fatal
+    assert not watched.watch.found(Answer.OTHER).fatal
+
+
+@pytest.mark.parametrize("answer", [Answer.CLOSED, Answer.SILENT, Answer.REFUSED])
+def test_who_does_not_answer_is_unreachable(answer: Answer) -> None:
+    found = Watched().watch.found(answer)
+    assert isinstance(found.error, PeerUnreachable)
+    assert not found.fatal
+
+
+# --- the probe alone ------------------------------------------------------------------------
+
+
+def probe(answer: Callable[[socket.socket], None]) -> Answer:
+    with service(answer) as address:
+        look = Probe("127.0.0.1", int(address.rsplit(":", 1)[1]), deadline=1.0)
+        while (found := look.step(0.0)) is None:
+            waits = look.waits_for
+            assert waits is not None
+            descriptor, writing = waits
+            assert zmq.select([] if writing else [descriptor], [descriptor] * writing, [], 10) != (
+                [],
+                [],
+                [],
+            )
+    assert look.waits_for is None
+    return found
+
+
+def sends(data: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(data)
+        while connection.recv(100):
+            pass
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (greeting(), Answer.CURVE),
+        (greeting()[:32] + b"\1" + greeting()[33:], Answer.CURVE),
+        (greeting().replace(b"CURVE", b"NULL\0"), Answer.OTHER),
+        (b"HTTP/1.1 400 Bad Request".ljust(64), Answer.OTHER),
+    ],
+)
+def test_who_answers_is_told_by_the_greeting(data: bytes, found: Answer) -> None:
+    assert probe(sends(data)) is found
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [(b"", Answer.CLOSED), (greeting()[:11], Answer.OTHER), (b"SSH", Answer.OTHER)],
+)
+def test_who_closes_without_a_word_is_a_forwarder_and_anyone_else_another_service(
+    data: bytes, found: Answer
+) -> None:
+    assert probe(lambda connection: connection.sendall(data)) is found
+
+
+def test_a_probe_of_a_closed_port_or_an_unknown_name_is_refused() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        look = Probe("127.0.0.1", reserved.getsockname()[1], deadline=1.0)
+        descriptor, _ = look.waits_for or (-1, True)
+        if descriptor != -1:
+            zmq.select([], [descriptor], [], 10)
+        assert look.step(0.0) is Answer.REFUSED
+
+
+def test_a_probe_without_an_answer_ends_at_its_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        look = Probe("127.0.0.1", server.getsockname()[1], deadline=5.0)
+        look.step(0.0)
+        assert look.step(4.9) is None
+        assert look.step(5.0) is Answer.SILENT
+        assert look.waits_for is None
