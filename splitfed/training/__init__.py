@@ -1,0 +1,7 @@
+"""Local training: one party's model on its own images, deterministic and resumable."""
+
+from __future__ import annotations
+
+from splitfed.training.trainer import Progress, RoundResult, Trainer
+
+__all__ = ["Progress", "RoundResult", "Trainer"]
