@@ -16,7 +16,13 @@ from typing import Any, Literal
 import msgspec
 
 from splitfed.aggregation import RULES
-from splitfed.errors import Defect, OwnUpdatesExcluded, PeerUnreachable
+from splitfed.errors import (
+    Defect,
+    FolderError,
+    LedgerTampered,
+    OwnUpdatesExcluded,
+    PeerUnreachable,
+)
 from splitfed.progress import Progress
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import UPDATE, Admission, Release, Signer, admit, release
@@ -134,6 +140,7 @@ class Engine:
         self._retain(self._closed)
         self._say("meeting", self._closed)
         self._wait(lambda: [p for p in self._mail.peers if p not in self._mail.met], "greeting")
+        self.folder.adopt_contract(self.terms.contract, self.greeting.contract_document)
         self._times.restart()
         while self._closed < self.terms.rounds:
             self._round(self._closed + 1)
@@ -157,6 +164,7 @@ class Engine:
         if closed is not None:
             self._closed, self._outcome = closed.round, closed.outcome
         if checkpoint is not None:
+            self._check_checkpoint(checkpoint)
             self._g = _under("global/", checkpoint.tensors)
             self.learner.restore(_under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
             if checkpoint.meta["phase"] == "trained":
@@ -165,6 +173,15 @@ class Engine:
         self._voids = sum(row["outcome"] == "void" for row in rows)
         self._alone = next((row["reason"] for row in rows if row["outcome"] == "alone"), "")
         self.rejected = [fault for row in rows for fault in row["rejected"]]
+
+    def _check_checkpoint(self, checkpoint: Checkpoint) -> None:
+        expected = self._closed + (checkpoint.meta["phase"] == "trained")
+        if checkpoint.round != expected:
+            raise FolderError(
+                f"the newest whole checkpoint in {self.folder.path} is of round "
+                f"{checkpoint.round}, and round {self._closed} is closed",
+                "restore the checkpoints folder from a backup, or begin anew with another --out",
+            )
 
     def _greet(self) -> None:
         held = {}
@@ -242,6 +259,7 @@ class Engine:
         self.learner.merge(aggregate)
         self._close(round, outcome, vote.aggregate, trained)
         self.link.discard(round - 1)
+        self.folder.prune()
         self._greet()
         if outcome == "void":
             self._count_void()
@@ -288,6 +306,12 @@ class Engine:
         if entry is None:
             return None
         payload = self.folder.outbox.get(entry.row.root)
+        if payload is None:
+            raise LedgerTampered(
+                f"round {round} was released, and {self.folder.path}/outbox/"
+                f"{entry.row.root.hex()} is gone",
+                "restore the file from a backup: other bytes must never be sent in its place",
+            )
         return again(
             payload,
             terms=self.terms,
@@ -313,14 +337,17 @@ class Engine:
         """Judge again the peers' updates that were stored before a restart."""
         for row in self.folder.inputs(round):
             offer = msgspec.msgpack.decode(row.offer, type=Offer)
-            if row.reason and not self.folder.inbox.has(row.root):
+            payload = self.folder.inbox.get(row.root)
+            if payload is None and row.reason:
                 verdict = Admission(
                     party=row.party, root=row.root, tensors=None, reason=row.reason
                 )
+            elif payload is None:
+                continue  # the peer still holds it and offers it again
             else:
                 verdict = admit(
                     offer,
-                    self.folder.inbox.get(row.root),
+                    payload,
                     terms=self.terms,
                     base=self._g,
                     run=self._run(),

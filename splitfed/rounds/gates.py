@@ -46,7 +46,7 @@ class Signer(Protocol):
 class Outbox(Protocol):
     """The durable side of the gate: see :class:`splitfed.store.RunFolder`."""
 
-    def release(self, row: ReleaseRow, payload: bytes) -> bytes:
+    def release(self, row: ReleaseRow, payload: bytes, manifest: Manifest) -> bytes:
         """Store the payload, then the ledger row; returns the ledger's new head."""
         ...
 
@@ -148,7 +148,7 @@ def release(
         root=manifest.root,
         size=manifest.total,
     )
-    outbox.release(row, payload)
+    outbox.release(row, payload, manifest)
     return Release(
         outgoing=outgoing(manifest, payload, run=run, round=round, party=party, signer=signer),
         tensors=moved,

@@ -251,13 +251,13 @@ class Mail:
             raise Violation(peer, error.message) from error
         if known is None:
             if isinstance(event, Arrived):
-                self._folder.inbox.put(offer.manifest.root, event.payload)
+                self._folder.inbox.put(offer.manifest, event.payload)
             self._folder.save_input(
                 round=self.book.round,
                 party=offer.party,
                 offer=msgspec.msgpack.encode(offer),
                 root=offer.manifest.root,
-                reason=verdict.reason,
+                reason=verdict.reason or "",
             )
         if isinstance(event, Arrived):
             self._link.stored(peer, offer.manifest.root)

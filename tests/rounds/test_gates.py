@@ -27,7 +27,7 @@ class Outbox:
         self.rows = []
         self.payloads = []
 
-    def release(self, row, payload):
+    def release(self, row, payload, manifest):
         self.rows.append(row)
         self.payloads.append(payload)
         return b"h" * 32

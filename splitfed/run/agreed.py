@@ -1,0 +1,131 @@
+"""An agreement made ready to run: its model, its initial shared tensors, its documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from splitfed.errors import ModelError
+from splitfed.rounds import Terms
+from splitfed.sharing import Split, load_tensors, shared_tensors, split_model
+from splitfed.tensors import Tensors, distance
+
+if TYPE_CHECKING:
+    from splitfed.config import TrainingConfig
+
+Patterns = str | Sequence[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreedModel:
+    """The model that the agreement names.
+
+    Attributes:
+        module: with its initial values.
+        split: what of it is shared.
+        patterns: the patterns behind the split, for parties with another private part.
+        initial: g₀, the shared tensors that every party starts from.
+    """
+
+    module: nn.Module
+    split: Split
+    patterns: Patterns
+    initial: Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """Everything about a federation that all parties hold in common.
+
+    Attributes:
+        terms: what the round engine goes by.
+        model: the agreed model.
+        classes: class names in order; () for a regression.
+        seed: the public seed.
+        factory: how the model is named in the report.
+        document: the agreement as canonical JSON; its digest is the contract.
+        roster: digest of the public keys, 32 bytes.
+        roster_document: the public keys as canonical JSON.
+    """
+
+    terms: Terms
+    model: AgreedModel
+    classes: tuple[str, ...]
+    seed: int
+    factory: str
+    document: str
+    roster: bytes
+    roster_document: str
+
+
+def agree_on_model(
+    module: nn.Module, shared: Patterns, private: Patterns, initial: Tensors | None = None
+) -> AgreedModel:
+    """Split the agreed model and fix g₀, from its own values or from ``initial``.
+
+    Raises:
+        SharingError: the declared split cannot be honoured.
+    """
+    split = split_model(module, shared, private)
+    if initial is not None:
+        load_tensors(module, initial)
+    patterns = getattr(module, "shared", None) if shared is None else shared
+    return AgreedModel(
+        module=module, split=split, patterns=patterns, initial=shared_tensors(module, split)
+    )
+
+
+def own_model(module: nn.Module, agreed: AgreedModel, party: str) -> Split:
+    """Fit a party's own private part to the agreed shared tensors, which are copied into it.
+
+    Raises:
+        ModelError: a shared tensor is missing, extra, or of another shape or dtype.
+        SharingError: the agreed patterns cannot be applied to the party's model.
+    """
+    split = split_model(module, agreed.patterns)
+    mine = {spec.name: spec for spec in split.shared}
+    for spec in agreed.split.shared:
+        found = mine.pop(spec.name, None)
+        if found != spec:
+            have = f"{found.dtype} {list(found.shape)}" if found else "missing"
+            raise ModelError(
+                f"[model] of {party}: shared tensor {spec.name} is {have}, "
+                f"agreed is {spec.dtype} {list(spec.shape)}",
+                "only the private layers may differ between parties",
+            )
+    for name in sorted(mine):
+        raise ModelError(
+            f"[model] of {party}: tensor {name} would be shared, but is not agreed",
+            "only the private layers may differ between parties",
+        )
+    load_tensors(module, agreed.initial)
+    return split
+
+
+def norm_bound(initial: Mapping[str, torch.Tensor]) -> float:
+    """The usual public bound on an update: max(1, ‖g₀‖), rounded up to a whole number."""
+    floats = {name: tensor for name, tensor in initial.items() if tensor.is_floating_point()}
+    zero = {name: torch.zeros_like(tensor) for name, tensor in floats.items()}
+    return float(max(1, math.ceil(distance(floats, zero))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One party's own choices for its run.
+
+    Attributes:
+        training: how it trains.
+        acceptance: whether it trains the local_only branch too.
+        patience: seconds without a change of a peer's status before ``on_absent``; 0: never.
+        on_absent: "wait" or "finish-alone".
+    """
+
+    training: TrainingConfig
+    acceptance: bool = False
+    patience: float = 0.0
+    on_absent: str = "wait"

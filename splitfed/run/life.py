@@ -1,0 +1,320 @@
+"""One party's life: meet, take part in every round, fit, evaluate, report.
+
+``splitfed run`` and the simulation both end up here; they differ in the link they bring.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitfed.evaluation import Predictions, paired_bootstrap, score
+from splitfed.progress import Progress
+from splitfed.report import write_report
+from splitfed.rounds import Ending, Engine, Entrance
+from splitfed.run.agreed import Agreed, Settings, own_model
+from splitfed.run.learner import LocalLearner, PartyData
+from splitfed.sharing import Split, private_tensors, shared_tensors
+from splitfed.store import RunFolder
+from splitfed.tensors import Tensors, digest
+from splitfed.transport.events import Greeting
+from splitfed.transport.keys import Identity, verify_signature
+from splitfed.transport.link import Link
+from splitfed.transport.wire import Wire
+
+NO_PRIVACY = (
+    "NO PRIVACY GUARANTEE: the shared tensors leave as they were trained. Whoever sees them "
+    "can learn about single training images. Images, labels, counts and private layers stay."
+)
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        exit_code: 0 done, 5 finished alone.
+        report: what stands in report.json.
+        note: one line for the operator, or "".
+    """
+
+    exit_code: int
+    report: dict[str, Any]
+    note: str = ""
+
+
+def make_greeting(agreed: Agreed, name: str, folder: bytes, boot: int, purpose: str) -> Greeting:
+    """What this party says about itself on every connection."""
+    from splitfed import __version__
+
+    return Greeting(
+        name=name,
+        contract=agreed.terms.contract,
+        roster=agreed.roster,
+        initial=digest(agreed.model.initial),
+        folder=folder,
+        boot=boot,
+        purpose="check" if purpose == "check" else "run",
+        software={"splitfed": __version__, "torch": str(torch.__version__)},
+        contract_document=agreed.document,
+        roster_document=agreed.roster_document,
+    )
+
+
+def make_link(
+    wire: Wire,
+    me: Identity,
+    agreed: Agreed,
+    greeting: Greeting,
+    entrance: Entrance,
+    peers: Sequence[str] | None = None,
+) -> Link:
+    """A link whose offers are checked by ``entrance`` and whose signatures by the roster."""
+    keys = agreed.terms.signing_keys
+    others = [name for name in agreed.terms.parties if name != me.name]
+    return Link(
+        wire,
+        me,
+        others if peers is None else peers,
+        greeting=greeting,
+        accept=entrance.accept,
+        verify=lambda party, body, signature: verify_signature(keys[party], body, signature),
+    )
+
+
+def live(
+    *,
+    agreed: Agreed,
+    settings: Settings,
+    me: Identity,
+    model: nn.Module | None,
+    data: PartyData,
+    folder: RunFolder,
+    wire: Wire,
+    progress: Progress,
+    turn: AbstractContextManager[Any] | None = None,
+    started: float | None = None,
+    on_link: Callable[[Link], None] | None = None,
+) -> Outcome:
+    """Take part from the first round that is not closed to the report.
+
+    Args:
+        model: the party's own model, or None for a copy of the agreed one.
+        wire: not yet open; closed on the way out.
+        turn: see :class:`~splitfed.run.learner.LocalLearner`.
+        started: when the process started, by time.monotonic(); None: now.
+        on_link: told the link before it starts, for whoever must be able to close it.
+
+    Raises:
+        SplitfedError: see :class:`~splitfed.rounds.Engine`. The folder stays usable.
+    """
+    started = time.monotonic() if started is None else started
+    terms, party = agreed.terms, me.name
+    own = deepcopy(agreed.model.module) if model is None else model
+    split = agreed.model.split if model is None else own_model(own, agreed.model, party)
+    learner = LocalLearner(
+        own,
+        split=split,
+        data=data,
+        settings=settings.training,
+        classes=agreed.classes,
+        seed=agreed.seed,
+        party=party,
+        rounds=terms.rounds,
+        acceptance=settings.acceptance,
+        turn=turn,
+    )
+    entrance = Entrance(terms)
+    greeting = make_greeting(agreed, party, folder.folder_id, folder.boot, "run")
+    link = make_link(wire, me, agreed, greeting, entrance)
+    if on_link is not None:
+        on_link(link)
+    engine = Engine(
+        terms=terms,
+        party=party,
+        signer=me.secret,
+        folder=folder,
+        link=link,
+        entrance=entrance,
+        learner=learner,
+        initial=agreed.model.initial,
+        greeting=greeting,
+        progress=progress,
+        patience=settings.patience,
+        on_absent="finish-alone" if settings.on_absent == "finish-alone" else "wait",
+    )
+    start_s = time.monotonic() - started
+    try:
+        ending = engine.run()
+    finally:
+        link.close()
+    progress.on_phase("fitting the private layers")
+    fitted = learner.fit()
+    progress.on_phase("evaluating")
+    began = time.monotonic()
+    figures = evaluate(learner, agreed)
+    history = folder.history()
+    report = build_report(
+        agreed=agreed,
+        party=party,
+        split=split,
+        learner=learner,
+        history=history,
+        figures=figures,
+        ending=ending,
+        traffic=link.traffic(),
+        rejected=engine.rejected,
+        times={
+            "start_s": start_s,
+            "fit_s": fitted.seconds,
+            "fit_baseline_s": fitted.baseline_seconds,
+            "evaluate_s": time.monotonic() - began,
+        },
+        started=started,
+    )
+    save_model(folder, agreed, learner, split, report)
+    write_report(folder.path, report)
+    folder.set_status({"phase": "finished", "round": terms.rounds, "rounds": terms.rounds})
+    note = f"finished alone: {ending.reason}" if ending.outcome == "alone" else ""
+    if not note and not ending.confirmed:
+        note = (
+            "done, but not every peer confirmed the last round: run again later and it serves "
+            "what they miss"
+        )
+    return Outcome(exit_code=5 if ending.outcome == "alone" else 0, report=report, note=note)
+
+
+def evaluate(learner: LocalLearner, agreed: Agreed) -> dict[str, Any]:
+    """Score the party's models on its own test set; what was not measured is None."""
+    test = learner.data.test
+    found: dict[str, Predictions | None] = {
+        "local_only": learner.predict(learner.baseline, test),
+        "partial": learner.predict(learner.model, test),
+    }
+    evaluation: dict[str, Any] = {
+        "test_size": None if test is None else len(test),
+        **{key: None if p is None else score(p).row() for key, p in found.items()},
+        "full": None,
+        "outputs_only": None,
+        "fused": None,
+    }
+    local, partial = found["local_only"], found["partial"]
+    verdict = None
+    if local is not None and partial is not None and partial.probabilities is not None:
+        verdict = paired_bootstrap(
+            local.correct, partial.correct, agreed.seed, compared="partial"
+        ).row()
+    return {"evaluation": evaluation, "verdict": verdict}
+
+
+def build_report(
+    *,
+    agreed: Agreed,
+    party: str,
+    split: Split,
+    learner: LocalLearner,
+    history: list[dict[str, Any]],
+    figures: Mapping[str, Any],
+    ending: Ending,
+    traffic: Any,
+    rejected: list[dict[str, Any]],
+    times: Mapping[str, float],
+    started: float,
+) -> dict[str, Any]:
+    """report.json as a dict. Keys keep their meaning; what was not measured is None."""
+    terms = agreed.terms
+
+    def total(key: str) -> float:
+        return sum(row[key] or 0.0 for row in history)
+
+    def listed(specs: Any) -> list[dict[str, Any]]:
+        return [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype} for s in specs]
+
+    return {
+        "schema": SCHEMA,
+        "party": party,
+        "peers": [name for name in terms.parties if name != party],
+        "rounds": terms.rounds,
+        "contract": terms.contract.hex(),
+        "classes": list(agreed.classes),
+        "seed": agreed.seed,
+        "outcome": ending.outcome,
+        "confirmed": ending.confirmed,
+        "ended_because": ending.reason or None,
+        "shared_digest": digest(ending.shared).hex(),
+        "model": {
+            "factory": agreed.factory,
+            "shared": listed(split.shared),
+            "private": listed(split.private),
+            "shared_parameters": sum(spec.size for spec in split.shared),
+            "private_parameters": sum(spec.size for spec in split.private),
+        },
+        **figures,
+        "history": history,
+        "traffic": {
+            "payload_bytes_sent": traffic.payload_sent,
+            "wire_bytes_sent": traffic.wire_sent,
+            "payload_bytes_received": traffic.payload_received,
+            "wire_bytes_received": traffic.wire_received,
+        },
+        "time": {
+            "wall_s": time.monotonic() - started,
+            "start_s": times["start_s"],
+            "train_s": total("train_s") + times["fit_s"],
+            "baseline_s": total("baseline_s") + times["fit_baseline_s"],
+            "exchange_s": total("exchange_s"),
+            "wait_s": total("wait_s"),
+            "evaluate_s": total("evaluate_s") + times["evaluate_s"],
+        },
+        "privacy": {
+            "mode": "none",
+            "unit": None,
+            "epsilon": None,
+            "delta": None,
+            "noise_multiplier": None,
+            "max_grad_norm": None,
+            "sample_rate": None,
+            "steps": None,
+            "accountant": None,
+            "sentence": NO_PRIVACY,
+        },
+        "faults": {
+            "reconnects": traffic.reconnects,
+            "resumes": traffic.resumes,
+            "void_rounds": sum(row["outcome"] == "void" for row in history),
+            "rejected": rejected,
+        },
+    }
+
+
+def save_model(
+    folder: RunFolder,
+    agreed: Agreed,
+    learner: LocalLearner,
+    split: Split,
+    report: Mapping[str, Any],
+) -> None:
+    """The party's own model as safetensors, and what is needed to build it again."""
+    tensors: Tensors = shared_tensors(learner.model, split) | private_tensors(learner.model, split)
+    folder.write_tensors("model.safetensors", tensors)
+    folder.write_json(
+        "model.json",
+        {
+            "schema": SCHEMA,
+            "party": report["party"],
+            "peers": report["peers"],
+            "contract": report["contract"],
+            "rounds": report["rounds"],
+            "classes": report["classes"],
+            "model": report["model"],
+            "agreement": agreed.document,
+        },
+    )

@@ -1,0 +1,211 @@
+"""``splitfed run`` and ``splitfed check`` without their screens: files in, outcome out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from splitfed.config import PartyConfig, canonical_json
+from splitfed.data import ImageSet, Preprocessing, load
+from splitfed.errors import FolderError
+from splitfed.models import initialise, load_initial
+from splitfed.progress import Progress
+from splitfed.rounds import Terms
+from splitfed.run.agreed import Agreed, Settings, agree_on_model
+from splitfed.run.learner import PartyData
+from splitfed.run.life import Outcome, live
+from splitfed.store import RunFolder
+from splitfed.transport.keys import Identity, PeerKeys, load_secret
+from splitfed.transport.zeromq import ZmqWire
+
+
+def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
+    """Take part in the federation of ``config``; the run folder is ``out/<party>``.
+
+    Goes on where the folder stands. On a finished and confirmed folder it does nothing.
+
+    Raises:
+        SplitfedError: with the exit code of its class; nothing is lost by running again.
+    """
+    started = process_start()
+    torch.set_num_threads(config.training.threads)
+    path = out / config.party
+    done = _finished(path, config)
+    if done is not None:
+        return done
+    me = Identity(name=config.party, secret=load_secret(config.secret_key))
+    agreed = agree(config)
+    own = None
+    if config.model is not None:
+        own = initialise(
+            config.model.factory,
+            config.model.arguments,
+            config.federation.seed,
+            folder=config.folder,
+        )
+    data = load_data(config)
+    with RunFolder.open(
+        path,
+        party=config.party,
+        contract=agreed.terms.contract,
+        document=agreed.document,
+        replaces=_grown_from(path, agreed),
+    ) as folder:
+        return live(
+            agreed=agreed,
+            settings=Settings(
+                training=config.training,
+                acceptance=config.defence.acceptance,
+                patience=config.link.patience,
+                on_absent=config.link.on_absent,
+            ),
+            me=me,
+            model=own,
+            data=data,
+            folder=folder,
+            wire=make_wire(config, me),
+            progress=progress,
+            started=started,
+        )
+
+
+def agree(config: PartyConfig) -> Agreed:
+    """What federation.toml says, ready to run.
+
+    Raises:
+        ModelError, SharingError: the model cannot be built or split as agreed.
+    """
+    federation = config.federation
+    module = initialise(
+        federation.model.factory,
+        federation.model.arguments,
+        federation.seed,
+        folder=config.folder,
+    )
+    shared, private = federation.model.shared, federation.model.private
+    model = agree_on_model(module, shared, private)
+    if federation.model.initial is not None:
+        file = config.federation_path.parent / federation.model.initial.file
+        pretrained = load_initial(file, model.split.shared, federation.model.initial.digest)
+        model = agree_on_model(module, shared, private, pretrained)
+    terms = Terms(
+        contract=federation.contract_digest,
+        parties=tuple(sorted(federation.parties)),
+        signing_keys={name: entry.signing_key for name, entry in federation.parties.items()},
+        shared=model.split.shared,
+        rounds=federation.rounds,
+        max_update_norm=federation.aggregation.max_update_norm,
+        weights=federation.weights(),
+        minimum_parties=federation.minimum_parties,
+        max_void_rounds=federation.aggregation.max_void_rounds,
+        rule=federation.aggregation.rule,
+    )
+    return Agreed(
+        terms=terms,
+        model=model,
+        classes=tuple(federation.classes),
+        seed=federation.seed,
+        factory=federation.model.factory,
+        document=canonical_json(federation.contract()),
+        roster=federation.roster_digest,
+        roster_document=canonical_json(federation.roster()),
+    )
+
+
+def load_data(config: PartyConfig) -> PartyData:
+    """The party's three labelled sets.
+
+    Raises:
+        DataError: naming the file.
+    """
+    agreed = config.federation.preprocessing
+    preprocessing = Preprocessing(
+        channels=agreed.channels, size=agreed.size, mean=agreed.mean, std=agreed.std
+    )
+
+    def part(name: str, source: str) -> ImageSet:
+        return load(
+            source,
+            preprocessing=preprocessing,
+            classes=tuple(config.federation.classes),
+            part=name,
+            root=config.folder,
+            options=config.data.options,
+        )
+
+    return PartyData(
+        train=part("train", config.data.train),
+        validation=part("validation", config.data.validation),
+        test=part("test", config.data.test),
+    )
+
+
+def make_wire(config: PartyConfig, me: Identity) -> ZmqWire:
+    """The ZeroMQ wire between the two parties, not yet open."""
+    return ZmqWire(me, roster_of(config), config.bind)
+
+
+def roster_of(config: PartyConfig) -> dict[str, PeerKeys]:
+    """All parties' public keys and addresses, the own included."""
+    return {
+        name: PeerKeys(
+            public_key=entry.public_key, signing_key=entry.signing_key, address=entry.address
+        )
+        for name, entry in config.federation.parties.items()
+    }
+
+
+def process_start() -> float:
+    """When this process started, on the clock of ``time.monotonic``; now where the system
+    does not tell."""
+    try:
+        stat = Path("/proc/self/stat").read_text()
+        ticks = int(stat.rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return time.monotonic()
+    return time.monotonic() - max(age, 0.0)
+
+
+def _finished(path: Path, config: PartyConfig) -> Outcome | None:
+    """The outcome of a run that is over and confirmed, or None when there is work left."""
+    if not (path / "report.json").is_file() or not (path / "ledger.sqlite").is_file():
+        return None
+    with RunFolder.read_only(path) as folder:
+        closed = folder.closed()
+        if closed is None or closed.round < config.federation.rounds:
+            return None
+        alone = any(row["outcome"] == "alone" for row in folder.history())
+        if not (folder.confirmed or alone):
+            return None
+    try:
+        report = json.loads((path / "report.json").read_text())
+    except (OSError, ValueError) as error:
+        raise FolderError(
+            f"{path / 'report.json'} cannot be read: {error}",
+            "remove it and run again: it is written anew from the folder",
+        ) from None
+    return Outcome(
+        exit_code=5 if alone else 0,
+        report=report,
+        note=f"{path} is finished: all {closed.round} rounds are closed; nothing was done",
+    )
+
+
+def _grown_from(path: Path, agreed: Agreed) -> bytes | None:
+    """The recorded agreement's digest, if this one differs from it by more rounds alone."""
+    if not (path / "ledger.sqlite").is_file():
+        return None
+    with RunFolder.read_only(path) as folder:
+        digest, text = folder.contracts[-1]
+    try:
+        before, now = json.loads(text), json.loads(agreed.document)
+    except ValueError:
+        return None
+    if before.pop("rounds", 0) < now.pop("rounds", 0) and before == now:
+        return digest
+    return None

@@ -1,0 +1,305 @@
+"""Describe a federation in Python and run every party of it in this process.
+
+The parties run the code of ``splitfed run`` - engine, gates, ledger, votes - each in a
+thread of its own, over the in-memory link. They take turns at computing, because torch's
+global generator belongs to the process; so the results are the same every time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitfed.config import TrainingConfig, canonical_json, digest_of
+from splitfed.config.federation import default_minimum
+from splitfed.data import ImageSet
+from splitfed.errors import DataError, UserError
+from splitfed.models import build
+from splitfed.progress import Progress, Silent
+from splitfed.random import forked
+from splitfed.rounds import Terms
+from splitfed.run.agreed import Agreed, Settings, agree_on_model, norm_bound
+from splitfed.run.learner import PartyData
+from splitfed.run.life import Outcome, live
+from splitfed.store import RunFolder
+from splitfed.transport.keys import Identity, Secret, make_secret
+from splitfed.transport.link import Link
+from splitfed.transport.memory import MemoryHub
+
+Images = ImageSet | tuple[torch.Tensor, torch.Tensor]
+Factory = Callable[[], nn.Module] | str
+
+
+@dataclass(frozen=True)
+class Party:
+    """One institution of a simulated federation.
+
+    Attributes:
+        name: its name, unique in the federation.
+        train: labelled images: an :class:`~splitfed.data.ImageSet`, or a pair of tensors
+            (float32 [N, ...] ready for the model; int64 [N] classes or float32 [N] targets).
+        validation: held out for progress and verdicts; may be None.
+        test: evaluated once at the end; may be None.
+        model: a different private part; its shared tensors must match the federation's.
+        training: replaces the federation's training settings.
+    """
+
+    name: str
+    train: Images
+    validation: Images | None = None
+    test: Images | None = None
+    model: Factory | None = None
+    training: TrainingConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """The agreement of a simulated federation; the same fields as federation.toml.
+
+    Attributes:
+        model: a class or function without arguments that returns the model, or
+            ``"package.module:Class"`` with ``arguments``.
+        arguments: keyword arguments of a factory given by name.
+        shared: patterns of what travels; None takes the model class's declaration.
+        private: patterns of what stays; None: the rest.
+        rounds: number of rounds.
+        classes: class names in order; () for a regression.
+        privacy: "none" is the only mode built so far: NO PRIVACY GUARANTEE.
+        seed: public seed of initial values and batches.
+        training: how every party trains, unless it has settings of its own.
+        max_update_norm: public bound on an update; None: max(1, ‖g₀‖) rounded up.
+        weights: "equal", "records" (training set sizes), or a weight per party.
+        minimum_parties: admitted updates below which a round is void; None: both of two,
+            else a strict majority.
+        max_void_rounds: void rounds, in all, after which the federation ends.
+        acceptance: also train the local_only branch that the verdict compares with.
+    """
+
+    model: Factory
+    rounds: int
+    classes: Sequence[str]
+    privacy: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    shared: str | Sequence[str] | None = None
+    private: str | Sequence[str] | None = None
+    seed: int = 0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    max_update_norm: float | None = None
+    weights: str | Mapping[str, float] = "equal"
+    minimum_parties: int | None = None
+    max_void_rounds: int = 3
+    acceptance: bool = False
+
+    def simulate(
+        self,
+        parties: Sequence[Party],
+        *,
+        out: Path | None = None,
+        progress: Callable[[str], Progress] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Run the whole federation and return each party's report by name.
+
+        Args:
+            parties: two or more.
+            out: where the run folders are kept; None: a temporary folder.
+            progress: gives each party's progress by its name.
+
+        Raises:
+            UserError: an agreement that cannot work, such as a name used twice.
+            SplitfedError: whatever a party's run raises; the others are stopped then.
+        """
+        secrets = {party.name: make_secret() for party in parties}
+        agreed = self._agree(parties, secrets)
+        with ExitStack() as stack:
+            if out is None:
+                out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitfed-")))
+            outcomes = self._run(agreed, secrets, parties, out, progress or _silent)
+        return {name: outcome.report for name, outcome in sorted(outcomes.items())}
+
+    # --- the agreement -----------------------------------------------------------------
+
+    def _agree(self, parties: Sequence[Party], secrets: Mapping[str, Secret]) -> Agreed:
+        names = [party.name for party in parties]
+        if len(set(names)) != len(names) or len(names) < 2:
+            raise UserError(
+                f"parties = {names}", "give two or more parties with different names"
+            )
+        if self.privacy != "none":
+            raise UserError(
+                f'privacy = "{self.privacy}" is not built yet',
+                'choose privacy = "none" (NO PRIVACY GUARANTEE)',
+            )
+        model = agree_on_model(self._build(self.model), self.shared, self.private)
+        records = {party.name: len(_images(party.train)) for party in parties}
+        document = {
+            "schema": 1,
+            "model": {
+                "factory": _name(self.model),
+                "arguments": dict(self.arguments),
+                "shared": self.shared,
+                "private": self.private,
+            },
+            "rounds": self.rounds,
+            "classes": list(self.classes),
+            "seed": self.seed,
+            "privacy": {"mode": self.privacy},
+            "aggregation": {
+                "rule": "mean",
+                "weights": self.weights,
+                "max_update_norm": self.max_update_norm or norm_bound(model.initial),
+                "minimum_parties": self.minimum_parties or default_minimum(len(names)),
+                "max_void_rounds": self.max_void_rounds,
+            },
+            "parties": {name: {"records": records[name]} for name in sorted(names)},
+        }
+        roster = {
+            name: {"public_key": secret.curve_public, "signing_key": secret.signing_public}
+            for name, secret in sorted(secrets.items())
+        }
+        terms = Terms(
+            contract=digest_of("contract", document),
+            parties=tuple(sorted(names)),
+            signing_keys={name: entry["signing_key"] for name, entry in roster.items()},
+            shared=model.split.shared,
+            rounds=self.rounds,
+            max_update_norm=document["aggregation"]["max_update_norm"],
+            weights=self._weights(records),
+            minimum_parties=document["aggregation"]["minimum_parties"],
+            max_void_rounds=self.max_void_rounds,
+        )
+        return Agreed(
+            terms=terms,
+            model=model,
+            classes=tuple(self.classes),
+            seed=self.seed,
+            document=canonical_json(document),
+            roster_document=canonical_json(roster),
+            roster=digest_of("roster", roster),
+            factory=_name(self.model),
+        )
+
+    def _weights(self, records: Mapping[str, int]) -> dict[str, float]:
+        if self.weights == "equal":
+            return dict.fromkeys(records, 1.0)
+        if self.weights == "records":
+            return {name: float(count) for name, count in records.items()}
+        if isinstance(self.weights, str) or set(self.weights) != set(records):
+            raise UserError(
+                f"weights = {self.weights!r}",
+                'choose "equal", "records", or a positive number for every party',
+            )
+        return {name: float(weight) for name, weight in self.weights.items()}
+
+    def _build(self, factory: Factory) -> nn.Module:
+        with forked(self.seed, "model"):
+            if isinstance(factory, str):
+                return build(factory, self.arguments)
+            return factory()
+
+    # --- the run -----------------------------------------------------------------------
+
+    def _run(
+        self,
+        agreed: Agreed,
+        secrets: Mapping[str, Secret],
+        parties: Sequence[Party],
+        out: Path,
+        progress: Callable[[str], Progress],
+    ) -> dict[str, Outcome]:
+        hub, turn, crew = MemoryHub(), threading.RLock(), _Crew()
+
+        def one(party: Party) -> Outcome:
+            path = out / party.name
+            with RunFolder.open(
+                path, party=party.name, contract=agreed.terms.contract, document=agreed.document
+            ) as folder:
+                return live(
+                    agreed=agreed,
+                    settings=Settings(
+                        training=party.training or self.training, acceptance=self.acceptance
+                    ),
+                    me=Identity(name=party.name, secret=secrets[party.name]),
+                    model=None if party.model is None else self._build(party.model),
+                    data=PartyData(
+                        train=_images(party.train),
+                        validation=None if party.validation is None else _images(party.validation),
+                        test=None if party.test is None else _images(party.test),
+                    ),
+                    folder=folder,
+                    wire=hub.wire(party.name),
+                    progress=progress(party.name),
+                    turn=turn,
+                    on_link=crew.join,
+                )
+
+        return crew.run({party.name: (lambda party=party: one(party)) for party in parties})
+
+
+class _Crew:
+    """Runs one thread a party; the first failure closes everybody's link."""
+
+    def __init__(self) -> None:
+        self._links: list[Link] = []
+        self._guard = threading.Lock()
+        self._failures: list[BaseException] = []
+
+    def join(self, link: Link) -> None:
+        with self._guard:
+            self._links.append(link)
+
+    def run(self, jobs: Mapping[str, Callable[[], Outcome]]) -> dict[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
+
+        def work(name: str, job: Callable[[], Outcome]) -> None:
+            try:
+                outcomes[name] = job()
+            except BaseException as error:  # reported by the thread that waits
+                with self._guard:
+                    self._failures.append(error)
+                    links = list(self._links)
+                for link in links:
+                    link.close()
+
+        threads = [
+            threading.Thread(target=work, args=item, name=f"party {item[0]}", daemon=True)
+            for item in jobs.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._failures:
+            raise self._failures[0]
+        return outcomes
+
+
+def _silent(name: str) -> Progress:
+    return Silent()
+
+
+def _images(data: Images) -> ImageSet:
+    if isinstance(data, ImageSet):
+        return data
+    try:
+        images, labels = data
+    except (TypeError, ValueError):
+        raise DataError(
+            f"images given as {type(data).__name__}",
+            "give an ImageSet or a pair of tensors (images, labels)",
+        ) from None
+    return ImageSet(images=images, labels=labels)
+
+
+def _name(factory: Factory) -> str:
+    if isinstance(factory, str):
+        return factory
+    of = factory if hasattr(factory, "__qualname__") else type(factory)
+    return f"{of.__module__}:{of.__qualname__}"
