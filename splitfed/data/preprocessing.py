@@ -78,73 +78,75 @@ class Preprocessing:
         return constants
 
 
-def fit_picture(
-    picture: Image, name: str, preprocessing: Preprocessing, convert: frozenset[str], spec: str
-) -> Pixels:
-    """The pixels of a decoded picture as the agreement wants them, uint8 [C, H, W].
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """Makes pictures fit the agreement, as far as the source's spec allows.
 
-    Resizing is bilinear with antialiasing and does not keep the aspect ratio; grey from
-    colour is ITU-R 601 luma. The orientation that a camera notes in EXIF is not applied.
-
-    Raises:
-        DataError: another size or mode without the declared conversion, or a mode that
-            has no faithful 8-bit form (16 bit, transparency). It names ``name`` and, in
-            the cure, what to add to ``spec``.
+    Attributes:
+        preprocessing: what the agreement says.
+        convert: the declared conversions, of :data:`CONVERSIONS`.
+        spec: the source's, for the cure in a message.
     """
-    from PIL.Image import Resampling
 
-    mode, size = MODES[preprocessing.channels], preprocessing.size
-    if picture.mode != mode:
+    preprocessing: Preprocessing
+    convert: frozenset[str]
+    spec: str
+
+    def picture(self, picture: Image, name: str) -> Pixels:
+        """The pixels of a decoded picture, uint8 [C, H, W].
+
+        Resizing is bilinear with antialiasing and does not keep the aspect ratio; grey from
+        colour is ITU-R 601 luma. The orientation that a camera notes in EXIF is not applied.
+
+        Raises:
+            DataError: naming ``name``: another size or mode than agreed without the declared
+                conversion, or a mode without a faithful 8-bit form (16 bit, transparency).
+        """
+        from PIL.Image import Resampling
+
+        mode, size = MODES[self.preprocessing.channels], self.preprocessing.size
         if not _is_opaque_8_bit(picture):
             raise DataError(
                 f"{name}: an image of mode {picture.mode!r} has no faithful 8-bit form",
                 "save it as 8-bit grey or RGB without transparency",
             )
-        if "channels" not in convert:
-            raise DataError(
-                f"{name}: an image of mode {picture.mode!r}, the agreement says "
-                f"channels = {preprocessing.channels} ({mode!r})",
-                _declare("channels", convert, spec),
-            )
-        # A palette or an alpha channel first becomes colour: straight to grey is not offered
-        # for all of them.
-        picture = picture.convert("RGB").convert(mode)
-    if (picture.height, picture.width) != size:
-        if "size" not in convert:
-            raise DataError(
-                f"{name}: {picture.height}x{picture.width} pixels (height x width), "
-                f"the agreement says {size[0]}x{size[1]}",
-                _declare("size", convert, spec),
-            )
-        picture = picture.resize((size[1], size[0]), Resampling.BILINEAR)
-    pixels = np.asarray(picture, dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        if picture.mode != mode:
+            if "channels" not in self.convert:
+                raise DataError(
+                    f"{name}: an image of mode {picture.mode!r}, the agreement says "
+                    f"channels = {self.preprocessing.channels} ({mode!r})",
+                    self._declare("channels"),
+                )
+            # A palette or an opaque alpha channel first becomes plain colour.
+            picture = picture.convert("RGB").convert(mode)
+        if (picture.height, picture.width) != size:
+            if "size" not in self.convert:
+                raise DataError(
+                    f"{name}: {picture.height}x{picture.width} pixels (height x width), "
+                    f"the agreement says {size[0]}x{size[1]}",
+                    self._declare("size"),
+                )
+            picture = picture.resize((size[1], size[0]), Resampling.BILINEAR)
+        pixels = np.asarray(picture, dtype=np.uint8)
+        return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 
+    def pixels(self, pixels: Pixels, name: str) -> Pixels:
+        """The same for a uint8 array [H, W], [H, W, 1] or [H, W, 3]."""
+        from PIL.Image import fromarray
 
-def fit_pixels(
-    pixels: Pixels, name: str, preprocessing: Preprocessing, convert: frozenset[str], spec: str
-) -> Pixels:
-    """One uint8 array [H, W], [H, W, 1] or [H, W, 3] as the agreement wants it: [C, H, W].
+        flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+        return self.picture(fromarray(np.ascontiguousarray(flat)), name)
 
-    Raises:
-        DataError: as :func:`fit_picture`.
-    """
-    from PIL import Image
-
-    flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    picture = Image.fromarray(np.ascontiguousarray(flat))
-    return fit_picture(picture, name, preprocessing, convert, spec)
+    def _declare(self, conversion: str) -> str:
+        wanted = ",".join(c for c in CONVERSIONS if c in self.convert or c == conversion)
+        mark = ":" if self.spec.startswith("digits") else "?"
+        head, _, tail = self.spec.partition(mark)
+        kept = [part for part in tail.split("&") if part and not part.startswith("convert=")]
+        query = "&".join([*kept, f"convert={wanted}"])
+        return f"prepare the images yourself, or declare the conversion: {head}{mark}{query}"
 
 
 def _is_opaque_8_bit(picture: Image) -> bool:
     if picture.mode in ("RGBA", "LA"):
         return picture.getchannel("A").getextrema() == (255, 255)
     return picture.mode in ("1", "L", "RGB", "P") and "transparency" not in picture.info
-
-
-def _declare(conversion: str, convert: frozenset[str], spec: str) -> str:
-    wanted = ",".join(name for name in CONVERSIONS if name in convert or name == conversion)
-    head, _, tail = spec.partition("?")
-    kept = [part for part in tail.split("&") if part and not part.startswith("convert=")]
-    joined = "&".join([*kept, f"convert={wanted}"])
-    return f"prepare the images yourself, or declare the conversion: {head}?{joined}"

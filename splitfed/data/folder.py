@@ -1,0 +1,185 @@
+"""``folder:PATH``: one folder of images per class, named as in the agreement.
+
+``PATH/groups.csv`` (columns ``file,group``) may say which patient each image belongs to. A
+reference set is unlabelled: its images lie in ``PATH`` itself. Images are taken in the order
+of the agreement's classes, then of their file names, on every file system.
+"""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from splitfed.data.arrays import by_name
+from splitfed.data.images import ImageSet, image_set
+from splitfed.data.preprocessing import Fitting, Pixels
+from splitfed.data.request import Request
+from splitfed.errors import DataError
+
+KEYS = ("convert",)
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+"""What is decoded. PIL would also run PostScript and guess at many rare formats."""
+
+MAX_PIXELS = 1 << 26
+"""Larger pictures are refused before they are decoded: 8192 x 8192 pixels."""
+
+GROUPS_FILE = "groups.csv"
+
+
+def read(request: Request) -> ImageSet:
+    """The images below the folder.
+
+    Raises:
+        DataError: naming the file or folder: nothing there, an unknown class, something that
+            is no image, a corrupt or oversized one, or a fault in groups.csv.
+    """
+    folder = request.path
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder", f"check {request.spec!r}")
+    if request.labelled:
+        files, labels = _labelled(folder, request)
+    else:
+        files, labels = _visible(folder), None
+        for path in files:
+            if path.is_dir():
+                raise DataError(
+                    f"{path}: a folder in a reference set",
+                    "a reference set is unlabelled: put its images into one folder",
+                )
+    files = [path for path in files if path != folder / GROUPS_FILE]
+    if not files:
+        raise DataError(f"{folder}: no images at all", "point at a folder that is not empty")
+    names = [path.relative_to(folder).as_posix() for path in files]
+    groups_file = folder / GROUPS_FILE
+    fitting = request.fitting
+    channels, (height, width) = request.preprocessing.channels, request.preprocessing.size
+    images = torch.empty((len(files), channels, height, width), dtype=torch.uint8)
+    view = images.numpy()
+    for place, path in enumerate(files):
+        view[place] = decode(path, fitting)
+    return image_set(
+        images,
+        labels,
+        request.preprocessing,
+        names=names,
+        groups=_groups(groups_file, names) if groups_file.exists() else None,
+    )
+
+
+def decode(path: Path, fitting: Fitting) -> Pixels:
+    """One image file as the agreement wants it, uint8 [C, H, W].
+
+    Raises:
+        DataError: naming the file: not an image of :data:`FORMATS`, corrupt or cut short,
+            more than :data:`MAX_PIXELS` pixels, several frames, or a size or mode that
+            differs from the agreement without a declared conversion.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise DataError(
+            f"{path}: PIL has been told to accept images that are cut short",
+            "leave PIL.ImageFile.LOAD_TRUNCATED_IMAGES off",
+        )
+    try:
+        with warnings.catch_warnings():
+            # Opening reads the header only, so a bomb is refused before it unpacks.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(path, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _oversized(path) from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{path}: not an image of a known format ({', '.join(FORMATS)})", "remove or mend it"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as problem:
+        raise _corrupt(path, problem) from None
+    with picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise _oversized(path)
+        if getattr(picture, "n_frames", 1) != 1:
+            raise DataError(f"{path}: holds several images", "save each in a file of its own")
+        try:
+            picture.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+            raise _corrupt(path, problem) from None
+        return np.array(fitting.picture(picture, str(path)))
+
+
+def _labelled(folder: Path, request: Request) -> tuple[list[Path], torch.Tensor]:
+    if not request.classes:
+        raise DataError(
+            f"{request.spec!r}: the agreement has no classes, a folder needs them",
+            "use npz: or a function for a regression",
+        )
+    folders = []
+    for path in _visible(folder):
+        if path.is_dir():
+            folders.append(path)
+        elif path.name != GROUPS_FILE:
+            raise DataError(
+                f"{path}: a file beside the classes' folders",
+                "put each image into the folder of its class",
+            )
+    order = by_name([path.name for path in folders], request.classes, lambda i: str(folders[i]))
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, path in sorted(zip(order.tolist(), folders, strict=True)):
+        inside = _visible(path)
+        for entry in inside:
+            if entry.is_dir():
+                raise DataError(f"{entry}: a folder in a class's folder", "move its images up")
+        files += inside
+        labels += [label] * len(inside)
+    return files, torch.tensor(labels, dtype=torch.int64)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Entries in the order of their names, without what file managers leave behind."""
+    litter = {"Thumbs.db", "desktop.ini"}
+    try:
+        entries = [p for p in folder.iterdir() if p.name[0] != "." and p.name not in litter]
+    except OSError as problem:
+        raise DataError(f"{folder}: cannot be read: {problem.strerror}", "") from None
+    return sorted(entries, key=lambda path: path.name)
+
+
+def _groups(path: Path, names: list[str]) -> tuple[str, ...]:
+    group_of: dict[str, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeError, csv.Error) as problem:
+        raise DataError(f"{path}: cannot be read: {problem}", "write it as UTF-8 CSV") from None
+    if not rows or [cell.strip() for cell in rows[0]] != ["file", "group"]:
+        raise DataError(f"{path}: the first line is not 'file,group'", "name the two columns")
+    known = set(names)
+    for line, row in enumerate(rows[1:], start=2):
+        if not row:
+            continue
+        if len(row) != 2 or not row[1].strip():
+            raise DataError(f"{path}, line {line}: {','.join(row)!r}", "write file,group")
+        name, group = row[0].strip(), row[1].strip()
+        if name not in known or name in group_of:
+            fault = "names a file that is not here" if name not in known else "repeats a file"
+            raise DataError(f"{path}, line {line}: {fault}: {name!r}", "one line per image")
+        group_of[name] = group
+    for name in names:
+        if name not in group_of:
+            raise DataError(f"{path}: no line for {name!r}", "one line per image")
+    return tuple(group_of[name] for name in names)
+
+
+def _corrupt(path: Path, problem: Exception) -> DataError:
+    reason = getattr(problem, "strerror", None) or str(problem)
+    return DataError(f"{path}: cannot be read as an image: {reason}", "mend or remove it")
+
+
+def _oversized(path: Path) -> DataError:
+    return DataError(
+        f"{path}: more than {MAX_PIXELS} pixels", "scale it down, or remove it if it is no scan"
+    )

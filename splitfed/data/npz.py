@@ -1,0 +1,76 @@
+"""``npz:PATH``: arrays ``{train,val,test}_images`` and ``_labels``, as MedMNIST has them.
+
+Labels are positions in the agreement's classes. ``{train,val,test}_groups`` may say which
+patient each image belongs to. Nothing in the file is unpickled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from splitfed.data.arrays import Array, fit_groups, fit_images, fit_labels
+from splitfed.data.images import ImageSet, image_set
+from splitfed.data.request import Request
+from splitfed.errors import DataError
+
+KEYS = ("part", "convert")
+
+PREFIXES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+"""The prefix of the arrays for each part."""
+
+
+def read(request: Request) -> ImageSet:
+    """The arrays of one part: the spec's ``part=``, or what the set is for.
+
+    Raises:
+        DataError: naming the file: unreadable, an array is missing, holds objects, or does
+            not fit the others or the agreement.
+    """
+    prefix = PREFIXES[request.choice("part", PREFIXES, request.part if request.labelled else "")]
+    path = request.path
+    try:
+        # mmap_mode would be ignored for an archive: members are read one by one when asked for.
+        opened: Any = np.load(path, allow_pickle=False)
+    except OSError as problem:
+        raise DataError(
+            f"{path}: cannot be read: {problem.strerror or problem}", f"check {request.spec!r}"
+        ) from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as problem:
+        raise DataError(
+            f"{path}: not an npz file: {problem}", "write it with numpy.savez"
+        ) from None
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise DataError(f"{path}: a single array, not an npz file", "write it with numpy.savez")
+    with opened as archive:
+        where = f"{path}, {prefix}_images"
+        images = fit_images(_member(archive, f"{prefix}_images", path), request.fitting, where)
+        labels = groups = None
+        if request.labelled:
+            key = f"{prefix}_labels"
+            values = _member(archive, key, path)
+            labels = fit_labels(values, len(images), request.classes, f"{path}, {key}")
+        if (key := f"{prefix}_groups") in archive.files:
+            groups = fit_groups(_member(archive, key, path), len(images), f"{path}, {key}")
+    return image_set(images, labels, request.preprocessing, groups=groups)
+
+
+def _member(archive: Any, key: str, path: object) -> Array:
+    if key not in archive.files:
+        raise DataError(
+            f"{path}: there is no array {key!r}",
+            f"it holds: {', '.join(sorted(archive.files)) or 'nothing'}",
+        )
+    try:
+        array: Array = archive[key]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
+        raise DataError(
+            f"{path}: array {key!r} cannot be read: {problem}",
+            "write plain numbers with numpy.savez; objects are never unpickled",
+        ) from None
+    if array.ndim == 0:
+        raise DataError(f"{path}: array {key!r} is a single value", "give one entry per image")
+    return array
