@@ -28,6 +28,7 @@ from splitfed.transport.sockets import (
     Meter,
     Monitor,
     Parcel,
+    Ready,
     Socket,
     WireOptions,
     configure,
@@ -99,22 +100,16 @@ class Dialer:
         self._redial_at = self._clock() + self._chance.uniform(*self._options.jitter)
         return events
 
-    def pump(self, limit: int) -> list[WireEvent]:
-        """What happened until now, without waiting; at most about ``limit`` messages."""
+    def pump(self, ready: Ready, limit: int) -> list[WireEvent]:
+        """What happened on ``ready`` sockets and what is due; about ``limit`` messages."""
         now = self._clock()
         if self._redial_at is not None and now >= self._redial_at:
             self._dial()
-        events = self._observe()
-        events += self._look(now)
-        while len(events) < limit and self._inbox is not None:
-            parcel = self._inbox.next()
-            if parcel is None:
-                break
-            if self._connection is None:
-                # The handshake's event was written before this message was.
-                events += self._observe()
-            if (event := self._open_parcel(parcel)) is not None:
-                events.append(event)
+        events = self._look(now)
+        if self._monitor is not None and self._monitor.socket in ready:
+            events += self._observe()
+        if self._socket is not None and self._socket in ready:
+            events += self._read(limit)
         if self._socket is not None and self._watch.overdue(now):
             events += self.rebuild("libzmq gave the connection up")
         return events
@@ -195,16 +190,18 @@ class Dialer:
             deadline = self._clock() + self._options.probe_timeout
             self._probe = Probe(self._host, self._port, deadline)
         if action is Act.DOWN:
-            return self._rest()
+            return self._read(DRAIN_LIMIT)  # what arrived whole before the connection ended
         return []
 
-    def _rest(self) -> list[WireEvent]:
-        """Complete messages that arrived before the connection ended."""
+    def _read(self, limit: int) -> list[WireEvent]:
         events: list[WireEvent] = []
-        for _ in range(DRAIN_LIMIT):
-            parcel = self._inbox.next() if self._inbox is not None else None
+        while len(events) < limit and self._inbox is not None:
+            parcel = self._inbox.next()
             if parcel is None:
                 break
+            if self._connection is None:
+                # The handshake's event was written before this message was.
+                events += self._observe()
             if (event := self._open_parcel(parcel)) is not None:
                 events.append(event)
         return events

@@ -21,6 +21,7 @@ from splitfed.transport.sockets import (
     Meter,
     Monitor,
     Parcel,
+    Ready,
     Socket,
     WireOptions,
     configure,
@@ -110,19 +111,23 @@ class Listener:
             self._forget(connection)
         return outcome
 
-    def pump(self, limit: int) -> list[WireEvent]:
-        """What happened until now, without waiting; at most about ``limit`` messages."""
+    def pump(self, ready: Ready, limit: int) -> list[WireEvent]:
+        """What happened on ``ready`` sockets, without waiting; about ``limit`` messages."""
         events: list[WireEvent] = []
-        for verdict in self._door.answer():
-            events += self._judged(verdict)
-        events += self._observe()
-        while len(events) < limit:
+        if self._door.socket in ready:
+            for verdict in self._door.answer():
+                events += self._judged(verdict)
+        if self._monitor.socket in ready:
+            events += self._observe()
+        # What ended is buried after its last message, so those are read first.
+        drained = self._socket not in ready and not self._some_ended()
+        while not drained and len(events) < limit:
             parcel = self._inbox.next()
             if parcel is None:
-                events += self._bury()
-                break
-            events += self._open_parcel(parcel)
-        return events
+                drained = True
+            else:
+                events += self._open_parcel(parcel)
+        return events + self._bury() if drained else events
 
     def register(self, poller: zmq.Poller) -> None:
         """Adds what :meth:`pump` wants to hear of."""
@@ -226,6 +231,9 @@ class Listener:
         """Marks a connection; it is buried when its last messages were read."""
         if connection is not None and (known := self._connections.get(connection)) is not None:
             known.ended = True
+
+    def _some_ended(self) -> bool:
+        return any(known.ended for known in self._connections.values())
 
     def _bury(self) -> list[WireEvent]:
         ended = [(name, known.peer) for name, known in self._connections.items() if known.ended]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ FRAMES_A_CALL = 64
 """Parts of one endless message that are skipped before anything else gets its turn."""
 
 Socket = zmq.Socket[bytes]
+Ready = Container[object]
+"""The sockets that have something to read."""
+
 _NAMES = itertools.count()
 
 

@@ -6,6 +6,7 @@ door-keeper (ZAP) are made, polled and closed there. libzmq aborts the process o
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -19,7 +20,7 @@ from splitfed.errors import Defect, UserError
 from splitfed.transport.dialer import Dialer
 from splitfed.transport.keys import Identity, PeerKeys
 from splitfed.transport.listener import Listener
-from splitfed.transport.sockets import Meter, Socket, WireOptions
+from splitfed.transport.sockets import Meter, Ready, Socket, WireOptions
 from splitfed.transport.wire import Buffer, Message, Sent, Trouble, Up, Wire, WireEvent
 
 MESSAGES_A_POLL = 48
@@ -63,8 +64,7 @@ class ZmqWire(Wire):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         _check_roster(me, roster)
-        self.clock = clock
-        self._me, self._roster = me, dict(roster)
+        self._me, self._roster, self._clock = me, dict(roster), clock
         self._options = options or WireOptions()
         self._meter = Meter()
         self._keys = {name: z85.decode(keys.public_key) for name, keys in roster.items()}
@@ -132,7 +132,7 @@ class ZmqWire(Wire):
                     secret=self._me.secret,
                     options=self._options,
                     meter=self._meter,
-                    clock=self.clock,
+                    clock=self._clock,
                 )
                 self._dialers[peer] = dialer
                 dialer.open()
@@ -167,15 +167,13 @@ class ZmqWire(Wire):
     def poll(self, wake_fd: int, timeout: float) -> list[WireEvent]:
         """See :meth:`splitfed.transport.wire.Wire.poll`."""
         self._own()
-        until = self.clock() + timeout
+        until = self._clock() + timeout
         while True:
-            if events := self._pump():
+            pause = 0.0 if self._pending else min(until, *self._deadlines()) - self._clock()
+            ready, turn = self._wait(wake_fd, pause)
+            events = self._pump(ready)
+            if events or turn or self._clock() >= until:
                 return events
-            now = self.clock()
-            if now >= until:
-                return []
-            if self._wait(wake_fd, min(until, *self._deadlines()) - now):
-                return []
 
     def rebuild(self, peer: str) -> None:
         """See :meth:`splitfed.transport.wire.Wire.rebuild`."""
@@ -201,12 +199,12 @@ class ZmqWire(Wire):
         if self._thread != threading.get_ident():
             raise Defect("a wire is used by the thread that opened it and by no other")
 
-    def _pump(self) -> list[WireEvent]:
+    def _pump(self, ready: Ready) -> list[WireEvent]:
         events, self._pending = self._pending, []
         if self._listener is not None:
-            events += self._listener.pump(MESSAGES_A_POLL)
+            events += self._listener.pump(ready, MESSAGES_A_POLL)
         for dialer in self._dialers.values():
-            events += dialer.pump(MESSAGES_A_POLL)
+            events += dialer.pump(ready, MESSAGES_A_POLL)
         return [event for event in events if self._is_news(event)]
 
     def _is_news(self, event: WireEvent) -> bool:
@@ -227,8 +225,8 @@ class ZmqWire(Wire):
             if (deadline := dialer.deadline) is not None:
                 yield deadline
 
-    def _wait(self, wake_fd: int, seconds: float) -> bool:
-        """Waits for something to happen; whether it is the link's turn."""
+    def _wait(self, wake_fd: int, seconds: float) -> tuple[Ready, bool]:
+        """Waits for something to happen: what is ready, and whether it is the link's turn."""
         poller = zmq.Poller()
         poller.register(wake_fd, zmq.POLLIN)
         if self._listener is not None:
@@ -236,13 +234,13 @@ class ZmqWire(Wire):
         for dialer in self._dialers.values():
             dialer.register(poller)
         # Rounded up: a deadline a fraction of a millisecond away must not become a busy loop.
-        ready = dict(poller.poll(max(0, int(seconds * 1000) + 1)))
+        ready = dict(poller.poll(math.ceil(max(0.0, seconds) * 1000)))
         room = any(flags & zmq.POLLOUT for item, flags in ready.items() if item != wake_fd)
         if room:
             for side in (self._listener, *self._dialers.values()):
                 if side is not None:
                     side.busy = False
-        return room or wake_fd in ready
+        return ready, room or wake_fd in ready
 
 
 def parse_address(address: str, *, listening: bool = False) -> tuple[str, int]:

@@ -202,15 +202,28 @@ def test_the_listener_says_that_a_dialler_pins_another_key(b: Bench) -> None:
     assert "pins another key than ours" in str(trouble.error)
 
 
-def test_a_plaintext_client_is_refused_and_told(b: Bench) -> None:
+def test_a_plaintext_client_is_told(b: Bench) -> None:
     alice = b.alice()
-    with zmq.Context() as context, context.socket(zmq.DEALER) as plain:
+    with socket.create_connection(("127.0.0.1", port_of(alice))) as plain:
+        plain.sendall(greeting().replace(b"CURVE", b"NULL\0"))
+        trouble = first_trouble(b, alice, PeerKeyMismatch)
+    assert not trouble.fatal
+    assert "does not speak the encrypted protocol" in str(trouble.error)
+
+
+def test_a_plaintext_client_is_refused(b: Bench) -> None:
+    alice = b.alice()
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as plain,
+        plain.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor,
+    ):
         plain.linger = 0
         plain.connect(str(alice.endpoint))
         plain.send_multipart([bytes(64), b"plain"])
-        trouble = first_trouble(b, alice, PeerKeyMismatch)
-        assert "does not speak the encrypted protocol" in str(trouble.error)
+        b.run(lambda: bool(monitor.poll(0)))
         b.connect(alice, b.bob(str(alice.endpoint)))
+        plain.disable_monitor()
     assert [bytes(message.body) for message in b.messages(alice)] == [b"hello"]
 
 
