@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from splitfed.errors import DataError, Defect, ModelError
+from splitfed.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from splitfed.data import ImageSet
@@ -41,14 +41,11 @@ class Predictions:
         return 0 if outputs is None else len(outputs)
 
     @property
-    def correct(self) -> Tensor:
+    def correct(self) -> Tensor | None:
         """[N] bool: is the likeliest class the label? A row with a NaN or an infinity is wrong.
-
-        Raises:
-            Defect: a regression, or images without labels.
-        """
+        None for a regression and for images without labels."""
         if self.probabilities is None or self.labels is None:
-            raise Defect("only a classification with labels can be right or wrong")
+            return None
         finite = torch.isfinite(self.probabilities).all(dim=1)
         return (self.probabilities.argmax(dim=1) == self.labels) & finite
 

@@ -40,8 +40,8 @@ class Score:
 
 def score(predictions: Predictions) -> Score:
     """Accuracy with its 95 % interval, and loss. A regression's accuracy is None."""
-    size = len(predictions)
-    if predictions.probabilities is None or predictions.labels is None:
+    size, correct = len(predictions), predictions.correct
+    if correct is None:
         return Score(
             size=size,
             accuracy=None,
@@ -49,7 +49,7 @@ def score(predictions: Predictions) -> Score:
             accuracy_high=None,
             loss=predictions.loss,
         )
-    right = int(predictions.correct.sum())
+    right = int(correct.sum())
     low, high = wilson_interval(right, size)
     return Score(
         size=size,
