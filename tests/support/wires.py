@@ -7,11 +7,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 from splitfed.transport.keys import Identity, PeerKeys, Secret, make_secret
 from splitfed.transport.sockets import WireOptions
 from splitfed.transport.wire import Down, Message, Sent, Trouble, Up, WireEvent
 from splitfed.transport.zeromq import ZmqWire
+from tests.support.proxy import Proxy
 
 DEADLINE = 30.0
 HEADER = bytes(range(64))
@@ -148,6 +151,17 @@ class Bench:
         assert outcome[0] is Sent.SENT
 
 
+class Joined(NamedTuple):
+    """Alice and Bob with one connection, and what each of them calls it."""
+
+    bench: Bench
+    alice: ZmqWire
+    bob: ZmqWire
+    at_alice: bytes
+    at_bob: bytes
+    proxy: Proxy
+
+
 @contextlib.contextmanager
 def bench() -> Iterator[Bench]:
     one = Bench()
@@ -155,6 +169,21 @@ def bench() -> Iterator[Bench]:
         yield one
     finally:
         one.close_all()
+
+
+def identity(name: str) -> Identity:
+    """Who ``name`` is."""
+    return Identity(name=name, secret=secret_of(name))
+
+
+def descriptors() -> int:
+    """Open descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def tasks() -> int:
+    """Threads of this process, libzmq's own included."""
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def port_of(wire: ZmqWire) -> int:

@@ -1,37 +1,23 @@
-"""The ZeroMQ wire: roles, messages, counted bytes, options, and what it refuses."""
+"""The ZeroMQ wire: messages, connections, counted bytes, and what a peer may not do."""
 
 from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
-from splitfed.errors import Defect, ProtocolViolation, UserError
+from splitfed.errors import ProtocolViolation
 from splitfed.transport import zmtp
-from splitfed.transport.keys import Identity, PeerKeys, make_secret
-from splitfed.transport.sockets import WireOptions
+from splitfed.transport.keys import make_secret
 from splitfed.transport.wire import Sent
-from splitfed.transport.zeromq import ZmqWire, parse_address
+from splitfed.transport.zeromq import ZmqWire
 from tests.support.proxy import Proxy
-from tests.support.wires import HEADER, QUICK, Bench, bench, keys_of, port_of, secret_of
-
-
-@pytest.fixture
-def b() -> Iterator[Bench]:
-    with bench() as one:
-        yield one
-
-
-def identity(name: str) -> Identity:
-    return Identity(name=name, secret=secret_of(name))
-
+from tests.support.wires import HEADER, QUICK, Bench, Joined, keys_of, port_of, secret_of
 
 RawDealer = Callable[..., Any]
 
@@ -59,114 +45,8 @@ def raw_dealer() -> Iterator[RawDealer]:
             dealer.close(0)
 
 
-# --- roles ------------------------------------------------------------------------------
-
-
-def roles(name: str, **addresses: str | None) -> tuple[set[str], set[str]]:
-    """Whom ``name`` expects to dial it, and whom it dials."""
-    roster = {other: keys_of(other, address) for other, address in addresses.items()}
-    wire = ZmqWire(identity(name), roster)
-    return set(wire.expected), set(wire.dialed)
-
-
 HERE = "tcp://127.0.0.1:5555"
-
-
-def test_the_party_with_an_address_listens() -> None:
-    assert roles("bob", alice=None, bob=HERE) == ({"alice"}, set())
-    assert roles("alice", alice=None, bob=HERE) == (set(), {"bob"})
-
-
-def test_where_both_have_an_address_the_name_that_sorts_first_listens() -> None:
-    assert roles("alice", alice=HERE, bob=HERE) == ({"bob"}, set())
-    assert roles("bob", alice=HERE, bob=HERE) == (set(), {"alice"})
-
-
-def test_each_pair_decides_for_itself() -> None:
-    assert roles("bob", alice=HERE, bob=HERE, carol=HERE, dave=None) == (
-        {"carol", "dave"},
-        {"alice"},
-    )
-
-
-def test_two_parties_without_an_address_are_refused_by_name() -> None:
-    with pytest.raises(UserError, match="neither alice nor bob has an address") as error:
-        roles("alice", alice=None, bob=None)
-    assert error.value.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["", "127.0.0.1:5", "tcp://host", "tcp://host:0", "tcp://host:65536", "tcp://a b:5", "ipc://x",
-     "tcp://host:5/path", "tcp://host:port", "tcp://::1:5", "inproc://x:5", "tcp://h:5;x:6"],
-)  # fmt: skip
-def test_what_is_no_tcp_address_is_refused(address: str) -> None:
-    with pytest.raises(UserError, match="tcp://HOST:PORT"):
-        parse_address(address)
-
-
-def test_host_and_port_of_an_address() -> None:
-    assert parse_address("tcp://fl.example.org:5555") == ("fl.example.org", 5555)
-    assert parse_address("tcp://[2001:db8::1]:80") == ("2001:db8::1", 80)
-    assert parse_address("tcp://*:0", listening=True) == ("*", 0)
-
-
-def test_a_party_outside_the_roster_is_refused() -> None:
-    with pytest.raises(UserError, match="carol is not in the agreement"):
-        ZmqWire(identity("carol"), {"alice": keys_of("alice", HERE), "bob": keys_of("bob")})
-
-
-def test_a_secret_that_is_not_the_listed_one_is_refused() -> None:
-    other = Identity(name="bob", secret=make_secret())
-    with pytest.raises(UserError, match="secret_key"):
-        ZmqWire(other, {"alice": keys_of("alice", HERE), "bob": keys_of("bob")})
-
-
-def test_two_parties_with_one_key_are_refused() -> None:
-    twin = PeerKeys(
-        public_key=secret_of("alice").curve_public, signing_key=secret_of("bob").signing_public
-    )
-    with pytest.raises(UserError, match="alice and bob have the same public_key"):
-        ZmqWire(identity("alice"), {"alice": keys_of("alice", HERE), "bob": twin})
-
-
-def test_a_port_in_use_is_the_users_to_change(b: Bench) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match="port is in use"):
-            b.alice(bind=address)
-
-
-def test_a_failed_open_leaves_nothing_open(b: Bench) -> None:
-    before = descriptors()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        for _ in range(3):
-            with pytest.raises(UserError):
-                b.alice(bind=f"tcp://127.0.0.1:{taken.getsockname()[1]}")
-    assert descriptors() == before
-
-
-def test_both_ends_know_the_same_key_bytes(b: Bench) -> None:
-    alice = b.alice()
-    bob = b.bob(f"tcp://127.0.0.1:{port_of(alice)}")
-    assert dict(alice.keys) == dict(bob.keys)
-    assert {len(key) for key in alice.keys.values()} == {32}
-
-
-# --- messages ---------------------------------------------------------------------------
-
 SIZES = (0, 1, 188, 189, 190, 221, 222, 223, 65_535, 65_536, (1 << 20) - 1, 1 << 20)
-
-
-@pytest.fixture
-def joined(b: Bench) -> Iterator[tuple[Bench, ZmqWire, ZmqWire, bytes, bytes, Proxy]]:
-    alice = b.alice()
-    with Proxy(("127.0.0.1", port_of(alice))) as proxy:
-        bob = b.bob(proxy.address)
-        yield b, alice, bob, *b.connect(alice, bob), proxy
-
-
-Joined = tuple[Bench, ZmqWire, ZmqWire, bytes, bytes, Proxy]
 
 
 def test_messages_of_every_size_arrive_whole_in_order_and_by_the_authenticated_name(
@@ -401,144 +281,3 @@ def test_endless_parts_are_skipped_in_turns_and_not_kept(b: Bench, raw_dealer: R
     dealer.send_multipart([bytes(1000)] * 3000)
     b.run(lambda: bool(b.troubles(alice)))
     assert "3000 parts of 1000, 1000, …" in str(b.troubles(alice)[0].error)
-
-
-# --- options ------------------------------------------------------------------------------
-
-TABLE = {
-    zmq.CURVE_SERVER: 1,
-    zmq.ZAP_DOMAIN: b"splitfed",
-    zmq.ZAP_ENFORCE_DOMAIN: 1,
-    zmq.MAXMSGSIZE: (1 << 20) + (64 << 10),
-    zmq.SNDHWM: 64,
-    zmq.RCVHWM: 64,
-    zmq.HEARTBEAT_IVL: 10_000,
-    zmq.HEARTBEAT_TIMEOUT: 60_000,
-    zmq.HEARTBEAT_TTL: 60_000,
-    zmq.CONNECT_TIMEOUT: 3_000,
-    zmq.RECONNECT_IVL: 500,
-    zmq.RECONNECT_IVL_MAX: 3_000,
-    zmq.HANDSHAKE_IVL: 5_000,
-    zmq.LINGER: 0,
-    zmq.ROUTER_MANDATORY: 1,
-    zmq.IPV6: 1,
-}
-WRITE_ONLY = {zmq.ROUTER_MANDATORY}
-KEYS = {zmq.CURVE_PUBLICKEY, zmq.CURVE_SECRETKEY, zmq.CURVE_SERVERKEY}
-
-
-@pytest.fixture
-def tcp_sockets(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, dict[int, Any]]]:
-    """The socket that was bound and the one that dialled, with all options ever set on them."""
-    options: dict[int, dict[int, Any]] = {}
-    found: dict[str, tuple[Any, dict[int, Any]]] = {}
-    setting = zmq.Socket.setsockopt
-
-    def recorded(self: Any, option: int, value: Any) -> None:
-        options.setdefault(id(self), {})[option] = value
-        setting(self, option, value)
-
-    monkeypatch.setattr(zmq.Socket, "setsockopt", recorded)
-    for door in ("bind", "connect"):
-        original = getattr(zmq.Socket, door)
-
-        def watched(self: Any, address: str, _door: str = door, _original: Any = original) -> Any:
-            if address.startswith("tcp://"):
-                found[_door] = (self, options[id(self)])
-            return _original(self, address)
-
-        monkeypatch.setattr(zmq.Socket, door, watched)
-    return found
-
-
-def test_every_option_of_the_table_is_set_and_no_other(
-    b: Bench, tcp_sockets: dict[str, tuple[Any, dict[int, Any]]]
-) -> None:
-    alice = b.alice(options=WireOptions())
-    b.bob(str(alice.endpoint), options=WireOptions())
-    for door, absent in (("bind", set()), ("connect", {zmq.CURVE_SERVER, zmq.ROUTER_MANDATORY})):
-        sock, options = tcp_sockets[door]
-        expected = {option: value for option, value in TABLE.items() if option not in absent}
-        assert {o: v for o, v in options.items() if o not in KEYS} == expected
-        for option, value in expected.items():
-            if option not in WRITE_ONLY:
-                got = sock.getsockopt(option)
-                assert (got.rstrip(b"\0") if isinstance(got, bytes) else got) == value
-
-
-def test_the_dialler_pins_the_key_of_the_agreement(
-    b: Bench, tcp_sockets: dict[str, tuple[Any, dict[int, Any]]]
-) -> None:
-    b.bob(HERE)
-    pinned = tcp_sockets["connect"][1][zmq.CURVE_SERVERKEY]
-    assert pinned.decode() == secret_of("alice").curve_public
-
-
-def test_the_heartbeat_time_stays_below_the_overflow() -> None:
-    assert WireOptions().heartbeat_timeout < 65.5
-
-
-# --- threads and descriptors ----------------------------------------------------------------
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def tasks() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
-
-
-def test_a_closed_wire_leaves_no_thread_and_no_descriptor(b: Bench) -> None:
-    before = descriptors(), tasks()
-    for _ in range(3):
-        alice = b.alice()
-        bob = b.bob(str(alice.endpoint))
-        b.connect(alice, bob)
-        b.close(bob)
-        b.close(alice)
-    assert (descriptors(), tasks()) == before
-
-
-def test_fifty_reconnections_leave_no_thread_and_no_descriptor(joined: Joined) -> None:
-    b, alice, bob, _, _, proxy = joined
-    seen = []
-    for number in range(55):
-        proxy.reset()
-        b.connect(alice, bob)
-        b.run(lambda: len(b.downs(alice)) == len(b.downs(bob)))
-        proxy.wait(lambda p: p.connections == 1)
-        if number >= 4:
-            seen.append((descriptors(), tasks()))
-    assert len(b.ups(bob)) == 56
-    assert max(seen[-5:]) <= max(seen[:5])
-
-
-def test_closing_twice_does_nothing(b: Bench) -> None:
-    alice = b.alice()
-    alice.close()
-    alice.close()
-
-
-def test_another_thread_is_refused_before_libzmq_aborts_the_process(b: Bench) -> None:
-    alice = b.alice()
-    errors: list[BaseException] = []
-
-    def misuse() -> None:
-        for act in (
-            lambda: alice.poll(0, 0),
-            lambda: alice.send("bob", b"", HEADER, b""),
-            lambda: alice.rebuild("bob"),
-            alice.close,
-        ):
-            try:
-                act()
-            except Defect as error:
-                errors.append(error)
-
-    thread = threading.Thread(target=misuse)
-    thread.start()
-    thread.join(10)
-    assert len(errors) == 4
-    # And it still works where it belongs.
-    b.connect(alice, b.bob(str(alice.endpoint)))

@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -26,13 +25,22 @@ from splitfed.transport.events import (
     Outgoing,
     offer_message,
 )
-from splitfed.transport.keys import Identity, PeerKeys, make_secret, verify_signature
+from splitfed.transport.keys import PeerKeys, make_secret, verify_signature
 from splitfed.transport.link import Link
 from splitfed.transport.sockets import WireOptions
 from splitfed.transport.zeromq import ZmqWire
 from splitfed.types import TensorSpec
 from tests.support.proxy import Proxy
-from tests.support.wires import DEADLINE, QUICK, keys_of, port_of, secret_of
+from tests.support.wires import (
+    DEADLINE,
+    QUICK,
+    descriptors,
+    identity,
+    keys_of,
+    port_of,
+    secret_of,
+    tasks,
+)
 
 CHUNK = 64 << 10
 SIZE = 4 << 20
@@ -113,8 +121,7 @@ class World:
         options: WireOptions = QUICK,
         **link: Any,
     ) -> Party:
-        me = Identity(name=name, secret=secret_of(name))
-        party = Party(name, ZmqWire(me, roster, bind, options=options), link)
+        party = Party(name, ZmqWire(identity(name), roster, bind, options=options), link)
         self.parties.append(party)
         return party
 
@@ -239,11 +246,6 @@ def test_what_was_offered_while_nobody_was_there_arrives_later(world: World) -> 
     alice.wait(Delivered)
 
 
-def counts() -> list[int]:
-    """Open descriptors and threads of this process."""
-    return [len(list(Path(f"/proc/self/{what}").iterdir())) for what in ("fd", "task")]
-
-
 def test_fifty_reconnections_under_a_link_leave_no_thread_and_no_descriptor(world: World) -> None:
     alice, bob, proxy = world.pair()
     seen = []
@@ -252,7 +254,7 @@ def test_fifty_reconnections_under_a_link_leave_no_thread_and_no_descriptor(worl
         for party in (alice, bob):
             party.wait(Greeted, number + 1)
         proxy.wait(lambda p: p.connections == 1)
-        seen.append(counts())
+        seen.append((descriptors(), tasks()))
     assert bob.link.traffic().reconnects == 55
     assert max(seen[-5:]) <= max(seen[5:10])
     bob.take(alice.offer(1))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,12 +35,6 @@ from tests.support.proxy import Proxy, Way
 from tests.support.wires import HEADER, QUICK, Bench, bench, port_of, secret_of
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def b() -> Iterator[Bench]:
-    with bench() as one:
-        yield one
 
 
 # --- 1: ZAP fails open --------------------------------------------------------------------
