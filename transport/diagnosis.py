@@ -27,7 +27,8 @@ from splitfed.transport.sockets import PARTS, Parcel, WireOptions
 REFUSED_STATUS = 400
 
 DIAL_EVENTS = (
-    zmq.EVENT_CONNECTED
+    zmq.EVENT_CONNECT_DELAYED
+    | zmq.EVENT_CONNECTED
     | zmq.EVENT_CONNECT_RETRIED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -68,7 +69,8 @@ class DialWatch:
         """Whether a handshake ever succeeded: then the pinned key was right."""
         self._options = options
         self._established = False
-        self._attempted = False  # TCP connected since libzmq's last retry
+        self._started: float | None = None  # of an attempt at TCP, since libzmq's last retry
+        self._attempted = False  # TCP connected since then
         self._since: float | None = None  # of the TCP connection, until its handshake ends
         self._refused = False
         self._lost: float | None = None  # when a connection ended that libzmq gave no retry yet
@@ -92,7 +94,7 @@ class DialWatch:
     def dialed(self) -> None:
         """A new socket dials."""
         self._established = self._attempted = self._refused = False
-        self._since = self._lost = None
+        self._started = self._since = self._lost = None
 
     def overdue(self, now: float) -> bool:
         """Whether the socket has to be replaced: libzmq will not dial again by itself."""
@@ -100,7 +102,9 @@ class DialWatch:
 
     def observe(self, event: int, value: int, now: float) -> Iterator[Act | Diagnosis]:
         """What one monitor event calls for."""
-        if event == zmq.EVENT_CONNECTED:
+        if event == zmq.EVENT_CONNECT_DELAYED:
+            self._started = now
+        elif event == zmq.EVENT_CONNECTED:
             self._attempted, self._refused, self._since, self._lost = True, False, now, None
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._established, self.proven = True, True
@@ -111,8 +115,8 @@ class DialWatch:
             yield self._refusal(value)
         elif event == zmq.EVENT_CONNECT_RETRIED:
             if not self._attempted:
-                yield self._unreachable("nobody listens there")
-            self._attempted, self._lost = False, None
+                yield self._unreachable(self._why_unconnected(now))
+            self._attempted, self._started, self._lost = False, None, None
         elif event == zmq.EVENT_DISCONNECTED:
             yield from self._disconnected(now)
 
@@ -145,6 +149,13 @@ class DialWatch:
         if answer is Answer.SILENT:
             return self._unreachable("connections are accepted, but nobody answers")
         return self._unreachable("nobody listens there")
+
+    def _why_unconnected(self, now: float) -> str:
+        if self._started is None:
+            return "its name cannot be resolved, or no way leads there"
+        if now - self._started >= 0.9 * self._options.connect_timeout:
+            return "no answer, not even a refusal, as behind a firewall"
+        return "nobody listens there"
 
     def _disconnected(self, now: float) -> Iterator[Act | Diagnosis]:
         if self._established:

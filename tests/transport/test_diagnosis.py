@@ -17,7 +17,8 @@ from tests.support.wires import QUICK
 
 # --- the watch alone, without a socket -------------------------------------------------------
 
-CONNECTED, RETRIED, DISCONNECTED, SUCCEEDED, REFUSED = (
+DELAYED, CONNECTED, RETRIED, DISCONNECTED, SUCCEEDED, REFUSED = (
+    zmq.EVENT_CONNECT_DELAYED,
     zmq.EVENT_CONNECTED,
     zmq.EVENT_CONNECT_RETRIED,
     zmq.EVENT_DISCONNECTED,
@@ -68,10 +69,30 @@ def test_a_handshake_that_never_ends_is_overdue() -> None:
     assert not watched.watch.overdue(watched.now + 1000)
 
 
-def test_only_a_failed_connection_is_nobody_listening() -> None:
+def test_only_a_failed_connection_is_an_unreachable_peer() -> None:
     watched = Watched()
-    assert watched.feed(CONNECTED, DISCONNECTED, RETRIED) == []
-    assert watched.feed(RETRIED) == [PeerUnreachable]
+    assert watched.feed(DELAYED, CONNECTED, DISCONNECTED, RETRIED) == []
+    assert watched.feed(DELAYED, RETRIED) == [PeerUnreachable]
+
+
+@pytest.mark.parametrize(
+    ("events", "waited", "why"),
+    [
+        ([DELAYED], 0.01, "nobody listens there"),
+        ([DELAYED], QUICK.connect_timeout, "firewall"),
+        ([], 0.01, "name cannot be resolved"),
+    ],
+)
+def test_why_there_is_no_connection_is_told_apart(
+    events: list[int], waited: float, why: str
+) -> None:
+    watched = Watched()
+    for _ in range(2):
+        watched.feed(*events)
+        watched.now += waited
+        (found,) = watched.watch.observe(RETRIED, 0, watched.now)
+        assert isinstance(found, Diagnosis)
+        assert why in str(found.error)
 
 
 def test_somebody_is_looked_for_after_three_broken_off_handshakes_in_a_row() -> None:
