@@ -1,0 +1,42 @@
+"""The run folder: everything durable that one party does, and nothing but that.
+
+``DIR/<party>/`` holds ``ledger.sqlite`` (what left, what came in, votes, closed rounds),
+``outbox/`` and ``inbox/`` (payloads by root), ``checkpoints/`` (the last two), ``log.jsonl``,
+``status.json``, and the reports. Importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+from splitfed.store.blobs import BlobReader, BlobStore
+from splitfed.store.checkpoints import Checkpoint
+from splitfed.store.durable import Disk, write_atomic
+from splitfed.store.folder import RunFolder
+from splitfed.store.ledger import Ledger
+from splitfed.store.rows import (
+    Closed,
+    Evidence,
+    InputRow,
+    LedgerEntry,
+    ReleaseRow,
+    VoteRow,
+    release_id,
+)
+from splitfed.store.view import FolderView
+
+__all__ = [
+    "BlobReader",
+    "BlobStore",
+    "Checkpoint",
+    "Closed",
+    "Disk",
+    "Evidence",
+    "FolderView",
+    "InputRow",
+    "Ledger",
+    "LedgerEntry",
+    "ReleaseRow",
+    "RunFolder",
+    "VoteRow",
+    "release_id",
+    "write_atomic",
+]

@@ -1,0 +1,133 @@
+"""What the run folder hands out: frozen records, one per row of its tables."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import blake3
+import msgspec
+
+from splitfed.types import TensorSpec
+
+Outcome = Literal["agreed", "void", "alone"]
+"""How a round ends."""
+
+_RELEASE_DOMAIN = b"splitfed release v1\0"
+
+
+class ReleaseRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that leaves this party, as the ledger records it before it is sent.
+
+    Attributes:
+        release: 32 bytes that name this release for ever, see :func:`release_id`.
+        round: number of the round, from 1.
+        kind: what leaves: ``"update"``, ``"outputs"``, …
+        tensors: name, shape and dtype of everything in the payload.
+        root: manifest root of the payload, 32 bytes; the outbox file's name in hex.
+        size: bytes of the payload.
+        epsilon: privacy spent by all releases up to and including this one, or None.
+    """
+
+    release: bytes
+    round: int
+    kind: str
+    tensors: tuple[TensorSpec, ...]
+    root: bytes
+    size: int
+    epsilon: float | None = None
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A :class:`ReleaseRow` in its place in the chain.
+
+    Attributes:
+        number: place in the ledger, from 1 without gaps.
+        time: seconds since 1970 when the row was written, by this machine's clock.
+        row: what was released.
+        previous: head of the chain before this row, 32 bytes.
+        head: head of the chain with this row, 32 bytes.
+        acknowledged: peers that said they hold the payload, in order of name.
+        signature: this party's signature over ``head``, or None.
+    """
+
+    number: int
+    time: float
+    row: ReleaseRow
+    previous: bytes
+    head: bytes
+    acknowledged: tuple[str, ...] = ()
+    signature: bytes | None = None
+
+
+class InputRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One party's update in one round, my own included, and the verdict of ``admit``.
+
+    Attributes:
+        round: number of the round.
+        party: who made the update.
+        offer: the signed offer as it came, byte for byte.
+        root: manifest root of the payload, 32 bytes.
+        reason: why it was excluded; empty when it was admitted.
+    """
+
+    round: int
+    party: str
+    offer: bytes
+    root: bytes
+    reason: str = ""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the update is part of the aggregate."""
+        return not self.reason
+
+
+class VoteRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One party's signed vote in one view of one round, byte for byte as signed."""
+
+    round: int
+    view: int
+    party: str
+    body: bytes
+    signature: bytes
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """Something signed by a party that contradicts what it had signed before; never deleted.
+
+    Attributes:
+        round: round of both statements.
+        party: who contradicts itself.
+        body: the later statement; the earlier one is among the votes or inputs.
+        signature: the later statement's signature; empty when ``body`` contains it.
+    """
+
+    round: int
+    party: str
+    body: bytes
+    signature: bytes = b""
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
+    """A round that is over for this party: its outcome can no longer change.
+
+    Attributes:
+        round: number of the round, from 1.
+        outcome: ``"agreed"``, ``"void"`` or ``"alone"``.
+        digest: manifest root of the shared tensors after the round, 32 bytes.
+    """
+
+    round: int
+    outcome: Outcome
+    digest: bytes
+
+
+def release_id(run: bytes, party: str, round: int, kind: str) -> bytes:
+    """The name of the one release of this ``kind`` in this round of this run, 32 bytes.
+
+    It does not depend on the payload: a second payload for the same round gets the same
+    name, and the ledger refuses it.
+    """
+    return blake3.blake3(
+        _RELEASE_DOMAIN + msgspec.msgpack.encode((run, party, round, kind))
+    ).digest()

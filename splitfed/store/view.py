@@ -1,0 +1,237 @@
+"""Reading a run folder: what `status`, `evaluate`, `report` and `verify` do beside a run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from splitfed.errors import FolderError
+from splitfed.store import checkpoints, database
+from splitfed.store.blobs import BlobReader
+from splitfed.store.checkpoints import Checkpoint
+from splitfed.store.database import Database
+from splitfed.store.durable import Disk
+from splitfed.store.journal import read_status
+from splitfed.store.layout import (
+    ANEW,
+    CHECKPOINTS,
+    INBOX,
+    INBOX_CURE,
+    OUTBOX,
+    OUTBOX_CURE,
+    plain_name,
+)
+from splitfed.store.ledger import Ledger, genesis
+from splitfed.store.rows import Closed, Evidence, InputRow, VoteRow
+
+_logger = logging.getLogger("splitfed.store")
+
+
+class FolderView:
+    """A run folder opened for reading; a run may be writing to it at the same time.
+
+    Made by :meth:`splitfed.store.RunFolder.read_only`. Belongs to the thread that made it.
+
+    Attributes:
+        path: the folder.
+        party: whose it is.
+        folder_id: 16 random bytes, made once: tells a folder from its restored copy's twin.
+        ledger: everything that ever left this party.
+        outbox: payloads of this party.
+        inbox: payloads of peers.
+    """
+
+    outbox: BlobReader
+    inbox: BlobReader
+
+    def __init__(self, path: Path, store: Database, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._database = store
+        owner = store.meta("folder")
+        if owner is None:
+            raise FolderError(f"{store.path} does not say whose it is", ANEW)
+        self.folder_id: bytes = owner["id"]
+        self.party: str = owner["party"]
+        self.ledger = Ledger(store, genesis(self.folder_id, self.party), clock)
+        self.outbox = BlobReader(path / OUTBOX, OUTBOX_CURE)
+        self.inbox = BlobReader(path / INBOX, INBOX_CURE)
+
+    @classmethod
+    def at(cls, path: Path) -> FolderView:
+        """Open ``path`` for reading.
+
+        Raises:
+            FolderError: there is no run folder, or it is damaged.
+        """
+        file = path / database.NAME
+        missing = FolderError(
+            f"{path} is no run folder: it has no {database.NAME}",
+            "give the folder of one party, such as runs/hospital-a",
+        )
+        if not file.is_file():
+            raise missing
+        store = Database(file, Disk(), read_only=True)
+        try:
+            if not store.exists:
+                raise missing
+            return FolderView(path, store)
+        except BaseException:
+            store.close()
+            raise
+
+    # --- who and which run -------------------------------------------------------------
+
+    @property
+    def boot(self) -> int:
+        """How often a run has opened this folder, from 1; grows for ever."""
+        return int(self._database.meta("boot") or 0)
+
+    @property
+    def contracts(self) -> tuple[tuple[bytes, str], ...]:
+        """Digest and document of every agreement this folder has followed, oldest first."""
+        return tuple((digest, text) for digest, text in self._database.meta("contracts") or ())
+
+    @property
+    def contract(self) -> bytes:
+        """Digest of the agreement that this folder follows, 32 bytes."""
+        return self.contracts[-1][0]
+
+    @property
+    def run(self) -> bytes | None:
+        """The name of the federation run, or None before the first contact."""
+        fixed = self._database.meta("run")
+        return None if fixed is None else bytes(fixed["run"])
+
+    @property
+    def peer_folders(self) -> dict[str, bytes]:
+        """The folder id of each peer of this run; empty before the first contact."""
+        fixed = self._database.meta("run")
+        return {} if fixed is None else dict(fixed["peers"])
+
+    # --- rounds ------------------------------------------------------------------------
+
+    def inputs(self, round: int) -> tuple[InputRow, ...]:
+        """The updates of a round with their verdicts, in order of party."""
+        rows = self._database.rows(
+            "SELECT party, offer, root, reason FROM inputs WHERE round = ? ORDER BY party", round
+        )
+        return tuple(
+            InputRow(round=round, party=party, offer=offer, root=root, reason=reason)
+            for party, offer, root, reason in rows
+        )
+
+    def votes(self, round: int) -> tuple[VoteRow, ...]:
+        """The votes of a round, in order of view and party."""
+        rows = self._database.rows(
+            "SELECT view, party, body, signature FROM votes WHERE round = ? ORDER BY view, party",
+            round,
+        )
+        return tuple(
+            VoteRow(round=round, view=view, party=party, body=body, signature=signature)
+            for view, party, body, signature in rows
+        )
+
+    def own_vote(self, round: int) -> VoteRow | None:
+        """My vote in the highest view of a round, or None."""
+        mine = [vote for vote in self.votes(round) if vote.party == self.party]
+        return mine[-1] if mine else None
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Everything signed that contradicts what its signer had signed before."""
+        rows = self._database.rows(
+            "SELECT round, party, body, signature FROM evidence ORDER BY round, party, body"
+        )
+        return tuple(
+            Evidence(round=round, party=party, body=body, signature=signature)
+            for round, party, body, signature in rows
+        )
+
+    def closed(self) -> Closed | None:
+        """The last closed round, or None."""
+        row = self._database.row(
+            "SELECT round, outcome, digest FROM closed ORDER BY round DESC LIMIT 1"
+        )
+        return None if row is None else Closed(round=row[0], outcome=row[1], digest=row[2])
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether every peer is known to have closed my last closed round too."""
+        last = self.closed()
+        return last is not None and self._database.meta("confirmed") == last.round
+
+    def history(self) -> list[dict[str, Any]]:
+        """The history rows of all closed rounds, in order; what was not finite is None."""
+        rows = self._database.rows("SELECT history FROM closed ORDER BY round")
+        return [msgspec.json.decode(text) for (text,) in rows]
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole, or None before the first one.
+
+        When the newest is damaged, this is the one before it, with a warning that names the
+        file: its ``round`` and meta say how far back that is, ``closed()`` does not.
+
+        Raises:
+            FolderError: neither of the last two can be read.
+        """
+        rows = self._database.rows(
+            "SELECT round, name, digest FROM checkpoints ORDER BY number DESC LIMIT 2"
+        )
+        damaged = []
+        for round, name, digest in rows:
+            path = self.path / CHECKPOINTS / plain_name(name)
+            found = checkpoints.file_digest(path)
+            if found == digest:
+                tensors, meta = checkpoints.load(path)
+                return Checkpoint(round=round, tensors=tensors, meta=meta)
+            damaged.append(path)
+            self._warn_damaged(path, "missing" if found is None else "changed or incomplete")
+        if not rows:
+            return None
+        raise FolderError(
+            f"no checkpoint can be read: {' and '.join(str(path) for path in damaged)} "
+            f"{'is' if len(damaged) == 1 else 'are'} missing or damaged",
+            ANEW,
+        )
+
+    def _warn_damaged(self, path: Path, why: str) -> None:
+        _logger.warning("checkpoint %s is %s; using the one before it", path, why)
+
+    # --- the rest ----------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any] | None:
+        """What the run last said about itself, see :func:`splitfed.store.journal.read_status`."""
+        return read_status(self.path)
+
+    def verify(self) -> int:
+        """Check the ledger's chain and every outbox file it names; returns the rows' number.
+
+        A file that is no longer there was pruned: its row stays.
+
+        Raises:
+            LedgerTampered: naming the row or the file.
+        """
+        number = self.ledger.verify()
+        for entry in self.ledger.rows():
+            self.outbox.check(entry.row.root)
+        return number
+
+    def close(self) -> None:
+        """Close the folder; calling it again does nothing."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
