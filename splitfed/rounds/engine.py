@@ -20,6 +20,7 @@ from splitfed.errors import (
     Defect,
     FolderError,
     LedgerTampered,
+    LinkDown,
     OwnUpdatesExcluded,
     PeerUnreachable,
 )
@@ -449,6 +450,8 @@ class Engine:
         )
         event = self.link.next(timeout=1.0)
         if event is None:
+            if self.link.closed:
+                raise LinkDown(f"the link was closed while waiting for the {what} of {waiting}")
             return
         try:
             self._mail.handle(event)

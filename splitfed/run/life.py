@@ -82,7 +82,7 @@ def make_link(
     others = [name for name in agreed.terms.parties if name != me.name]
     return Link(
         wire,
-        me,
+        me.name,
         others if peers is None else peers,
         greeting=greeting,
         accept=entrance.accept,

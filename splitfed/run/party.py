@@ -110,9 +110,9 @@ def agree(config: PartyConfig) -> Agreed:
         classes=tuple(federation.classes),
         seed=federation.seed,
         factory=federation.model.factory,
-        document=canonical_json(federation.contract()),
+        document=canonical_json(federation.contract()).decode(),
         roster=federation.roster_digest,
-        roster_document=canonical_json(federation.roster()),
+        roster_document=canonical_json(federation.roster()).decode(),
     )
 
 

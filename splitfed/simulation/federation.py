@@ -180,8 +180,8 @@ class Federation:
             model=model,
             classes=tuple(self.classes),
             seed=self.seed,
-            document=canonical_json(document),
-            roster_document=canonical_json(roster),
+            document=canonical_json(document).decode(),
+            roster_document=canonical_json(roster).decode(),
             roster=digest_of("roster", roster),
             factory=_name(self.model),
         )
@@ -214,7 +214,8 @@ class Federation:
         out: Path,
         progress: Callable[[str], Progress],
     ) -> dict[str, Outcome]:
-        hub, turn, crew = MemoryHub(), threading.RLock(), _Crew()
+        hub = MemoryHub(party.name for party in parties)
+        turn, crew = threading.RLock(), _Crew()
 
         def one(party: Party) -> Outcome:
             path = out / party.name
