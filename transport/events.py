@@ -28,6 +28,9 @@ Line = Annotated[str, Meta(max_length=256)]
 Document = Annotated[str, Meta(max_length=256 * 1024)]
 Purpose = Literal["run", "check"]
 Outcome = Literal["", "agreed", "void", "alone"]
+OfferKey = tuple[int, str, bytes]
+Vote = tuple[Annotated[bytes, Meta(max_length=64 * 1024)], Signature]
+"""Body and signature of a vote."""
 
 _OFFER_DOMAIN = b"splitfed offer v1\0"
 _VOTE_DOMAIN = b"splitfed vote v1\0"
@@ -57,6 +60,12 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     manifest: Manifest
     signature: Signature
 
+    @property
+    def key(self) -> OfferKey:
+        """What tells this offer from every other of the same party. Two rounds may well
+        bring equal payloads, so the root alone does not."""
+        return self.round, self.kind, self.manifest.root
+
     def message(self) -> bytes:
         """The bytes that :attr:`signature` covers."""
         return offer_message(
@@ -80,7 +89,8 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What a party says about itself whenever a connection is made.
 
     A snapshot: hand the link a new one (:meth:`Link.greet`) after every closed round. The
-    two documents (JSON text) travel only where the peer's digests differ. Fields that a
+    two documents (JSON text) travel only where the peer's digests differ, and of
+    ``votes_held`` (the newest vote we hold, by party) only the reader's own. Fields that a
     later version appends are ignored by this one.
     """
 
@@ -97,16 +107,11 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     closed_digest: Annotated[bytes, Meta(max_length=32)] = b""
     open_vote: Annotated[bytes, Meta(max_length=64 * 1024)] | None = None
     open_vote_signature: Signature | None = None
+    votes_held: Annotated[dict[Name, Vote], Meta(max_length=256)] = {}
     ledger_head: Digest | None = None
     software: Annotated[dict[Line, Line], Meta(max_length=16)] = {}
     contract_document: Document = ""
     roster_document: Document = ""
-    votes_held: Annotated[
-        dict[Name, tuple[Annotated[bytes, Meta(max_length=64 * 1024)], Signature]],
-        Meta(max_length=256),
-    ] = {}
-    """The newest vote that we hold of each peer, with its signature: whoever restored an
-    old copy of its folder learns of it here."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from splitfed.errors import SplitfedError
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | memoryview
 """A message part. What a wire is given to send is never changed afterwards."""
 
 

@@ -1,0 +1,228 @@
+"""What is said in a session: payloads, votes, status and goodbyes, kept across sessions.
+
+The half of the conversation that knows *what* there is to say, to the peer and to the
+app. Whether there is a session is :mod:`splitfed.transport.handshake`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import blake3
+
+from splitfed.errors import ProtocolViolation
+from splitfed.tensors import CHUNK_SIZE
+from splitfed.transport.channel import Channel
+from splitfed.transport.events import (
+    Delivered,
+    Greeting,
+    Outgoing,
+    PeerView,
+    Status,
+    StatusChanged,
+    Voted,
+    vote_message,
+)
+from splitfed.transport.frames import Goodbye, OfferBody, Pull, Reason, StoredBody, Vote
+from splitfed.transport.handshake import Handshake
+from splitfed.transport.receiving import OfferCheck, Receiving, Replies, Verify
+from splitfed.transport.sending import Sending
+
+WINDOW = 32 << 20
+STATUS_INTERVAL = 10.0
+STALL = 60.0
+MAX_VOTES = 64
+"""Votes of one peer remembered, to hand up each only once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Numbers of the protocol; both sides need the same ``chunk_size``.
+
+    ``window``: bytes asked for and not yet here, at most. ``status_interval``: seconds
+    between two STATUS, also the patience for an answer to HELLO. ``stall``: seconds
+    without a new byte of an open transfer until the connection is made anew.
+    """
+
+    window: int = WINDOW
+    chunk_size: int = CHUNK_SIZE
+    status_interval: float = STATUS_INTERVAL
+    stall: float = STALL
+
+
+class Exchange(Handshake):
+    """All that there is to say to ``peer`` and to hear from it. See :class:`Handshake`.
+
+    Attributes:
+        sending: our payloads and votes, and what the peer asked for.
+        receiving: the peer's payloads.
+        their_status: what the peer said last; ``since_change`` when it last differed.
+        left: the peer said goodbye and has not come back.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        peer: str,
+        keys: Mapping[str, bytes],
+        greeting: Greeting,
+        accept: OfferCheck,
+        verify: Verify,
+        settings: Settings,
+        nonce: Callable[[], bytes] = lambda: os.urandom(16),
+        links: Callable[[], dict[str, str]] = dict,
+    ) -> None:
+        super().__init__(
+            me=me,
+            peer=peer,
+            keys=keys,
+            greeting=greeting,
+            nonce=nonce,
+            status=Status("starting", 0, 0, 0),
+            links=links,
+        )
+        self.settings = settings
+        self.sending = Sending(window=settings.window, chunk_size=settings.chunk_size)
+        self.receiving = Receiving(
+            peer,
+            accept=accept,
+            verify=verify,
+            window=settings.window,
+            chunk_size=settings.chunk_size,
+        )
+        self.payload_sent = 0
+        self.their_status: Status | None = None
+        self.since_change: float | None = None
+        self.last_sign_of_life: float | None = None
+        self.left = False
+        self._verify = verify
+        self._goodbye: Goodbye | None = None
+        self._goodbye_read = False
+        self._votes: dict[bytes, None] = {}
+        self._told: Status | None = None
+        self._told_at = 0.0
+
+    def _reply(self, channel: Channel, replies: Replies) -> None:
+        self.events.extend(replies.events)
+        for transfer, round_, ranges in replies.pulls:
+            self.control.put(channel, Pull(ranges), transfer=transfer, round=round_)
+        for transfer, round_, root in replies.stored:
+            self.control.put(channel, StoredBody(root[:8]), transfer=transfer, round=round_)
+
+    def _voted(self, round_: int, body: bytes, signature: bytes) -> None:
+        if not self._verify(self.peer, vote_message(body), signature):
+            raise ProtocolViolation(f"a VOTE for round {round_} with a bad signature")
+        name = blake3.blake3(round_.to_bytes(8, "big") + body).digest()
+        if name in self._votes:
+            return
+        self._votes[name] = None
+        if len(self._votes) > MAX_VOTES:
+            del self._votes[next(iter(self._votes))]
+        self.events.append(Voted(self.peer, round_, body, signature))
+
+    def _delivered(self, transfer: int, root: bytes) -> None:
+        outgoing = self.sending.stored(transfer, root)
+        if outgoing is not None:
+            offer = outgoing.offer
+            self.events.append(Delivered(self.peer, offer.round, offer.manifest.root))
+
+    def _heard(self, status: Status, now: float) -> None:
+        if status != self.their_status:
+            self.their_status, self.since_change = status, now
+            self.events.append(StatusChanged(self.peer, status))
+
+    # --- sessions begin and end ---
+
+    def _opened(self, *, new_life: bool, now: float) -> None:
+        channel, self.left = self.current, False
+        if channel is None or channel.theirs is None:
+            raise AssertionError("a session without a greeting")
+        theirs = channel.theirs
+        if new_life:
+            self.sending.forget_delivered()
+            self._goodbye_read = False
+        self.sending.open()
+        self.receiving.open()
+        self._told = None
+        if theirs.open_vote is not None:
+            if theirs.open_vote_signature is None:
+                raise ProtocolViolation("a greeting with an unsigned vote")
+            if not self._verify(
+                self.peer, vote_message(theirs.open_vote), theirs.open_vote_signature
+            ):
+                raise ProtocolViolation("a greeting with a vote of a bad signature")
+        for outgoing in self.sending.due(theirs.closed_round):
+            self._send_offer(channel, outgoing)
+        for round_, vote in self.sending.due_votes(theirs.closed_round):
+            self.control.put(channel, vote, round=round_)
+        if self._goodbye is not None and not self._goodbye_read:
+            self._farewell(channel, self._goodbye)
+
+    def _ended(self) -> None:
+        self.sending.open()
+        self.receiving.open()
+        if self.error is not None:
+            self.receiving.clear()
+
+    def _send_offer(self, channel: Channel, outgoing: Outgoing) -> None:
+        transfer = self.sending.number(outgoing)
+        offer = outgoing.offer
+        self.control.put(channel, OfferBody(offer), round=offer.round, transfer=transfer)
+
+    # --- what the app says ---
+
+    def offer(self, outgoing: Outgoing) -> None:
+        """Offer a payload now and in every later session, until :meth:`discard`."""
+        self.sending.keep(outgoing)
+        if self.current is not None and not self.sending.offered(outgoing):
+            self._send_offer(self.current, outgoing)
+
+    def vote(self, round_: int, body: bytes, signature: bytes) -> None:
+        """Send a vote now and in every later session, until :meth:`discard`."""
+        vote = Vote(body, signature)
+        self.sending.keep_vote(round_, vote)
+        if self.current is not None:
+            self.control.put(self.current, vote, round=round_)
+
+    def stored(self, root: bytes) -> None:
+        """The app holds this payload of the peer durably."""
+        replies = Replies()
+        self.receiving.stored(root, replies)
+        if self.current is not None:
+            self._reply(self.current, replies)
+
+    def discard(self, round_: int) -> None:
+        """Everybody closed ``round_``: drop what belongs to it or to earlier rounds."""
+        self.sending.discard(round_)
+        self.receiving.discard(round_)
+
+    def goodbye(self, reason: Reason, closed: int, detail: str = "") -> None:
+        """Say goodbye now and in every later session, until the peer has read it."""
+        self._goodbye, self._goodbye_read = Goodbye(reason, closed, detail=detail[:256]), False
+        if self.current is not None:
+            self._farewell(self.current, self._goodbye)
+
+    # --- views ---
+
+    @property
+    def view(self) -> PeerView:
+        """How things stand, for the operator. Safe to call from another thread."""
+        if self.error is not None:
+            state = "failed"
+        elif self.left:
+            state = "left"
+        elif self.current is not None:
+            state = "connected"
+        else:
+            state = "greeting" if self.channels else "absent"
+        waiting = [
+            f"{assembly.offer.kind} of round {assembly.offer.round}: {assembly.missing} of "
+            f"{len(assembly.offer.manifest.chunks)} chunks"
+            for assembly in self.receiving.incomplete
+        ]
+        return PeerView(
+            state, self.their_status, self.since_change, self.last_sign_of_life, ", ".join(waiting)
+        )

@@ -1,0 +1,168 @@
+"""What I have for one peer: payloads and votes, kept until every peer closed the round.
+
+A session numbers the payloads it offers; the numbers die with it, the payloads do not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from splitfed.errors import Defect, ProtocolViolation, ResourceLimit
+from splitfed.transport.events import OfferKey, Outgoing
+from splitfed.transport.frames import Vote
+
+KEPT_ROUNDS = 2
+"""Rounds a peer may still need after a crash: the newest offered one and the one before."""
+
+QUEUE_FACTOR = 4
+"""A peer may have asked for so many windows at once before it is a flood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One requested chunk, ready to send; ``body`` is a view of the payload, no copy."""
+
+    transfer: int
+    round: int
+    chunk: int
+    offset: int
+    body: memoryview
+
+
+class Sending:
+    """Outgoing payloads and votes for one peer.
+
+    Attributes:
+        delivered: offers that the peer says it holds durably.
+    """
+
+    def __init__(self, *, window: int, chunk_size: int) -> None:
+        self._chunk_size = chunk_size
+        self._queue_limit = max(1, window // chunk_size) * QUEUE_FACTOR
+        self._kept: dict[OfferKey, Outgoing] = {}
+        self._votes: dict[int, Vote] = {}
+        self._transfers: dict[int, OfferKey] = {}
+        self._requests: deque[tuple[int, int]] = deque()
+        self.delivered: set[OfferKey] = set()
+
+    # --- the app's side ---
+
+    def keep(self, outgoing: Outgoing) -> None:
+        """Keep a payload for this and later sessions; drop what is two rounds older.
+
+        Raises:
+            Defect: payload and manifest are not of one length.
+        """
+        if len(outgoing.payload) != outgoing.offer.manifest.total:
+            raise Defect(
+                f"a payload of {len(outgoing.payload)} bytes under a manifest of "
+                f"{outgoing.offer.manifest.total} bytes"
+            )
+        self.discard(outgoing.offer.round - KEPT_ROUNDS)
+        self._kept[outgoing.offer.key] = outgoing
+
+    def keep_vote(self, round: int, vote: Vote) -> None:
+        """Keep the newest vote of a round for later sessions."""
+        self.discard(round - KEPT_ROUNDS)
+        self._votes[round] = vote
+
+    def discard(self, round: int) -> None:
+        """Drop payloads and votes of rounds up to ``round``."""
+        for key in [key for key in self._kept if key[0] <= round]:
+            del self._kept[key]
+            self.delivered.discard(key)
+        for old in [r for r in self._votes if r <= round]:
+            del self._votes[old]
+        self._requests = deque(
+            (transfer, chunk)
+            for transfer, chunk in self._requests
+            if self._transfers[transfer] in self._kept
+        )
+
+    def forget_delivered(self) -> None:
+        """The peer came back as another life of itself: it says again what it holds."""
+        self.delivered.clear()
+
+    # --- the session's side ---
+
+    def open(self) -> None:
+        """A session begins: numbers start anew and the peer has asked for nothing."""
+        self._transfers.clear()
+        self._requests.clear()
+
+    def offered(self, outgoing: Outgoing) -> bool:
+        """Was this payload offered in this session already?"""
+        return outgoing.offer.key in self._transfers.values()
+
+    def due(self, closed: int) -> Iterator[Outgoing]:
+        """Payloads to offer in a new session with a peer that closed round ``closed``."""
+        for key, kept in self._kept.items():
+            if kept.offer.round > closed and key not in self.delivered:
+                yield kept
+
+    def due_votes(self, closed: int) -> Iterator[tuple[int, Vote]]:
+        """Votes to send in a new session with a peer that closed round ``closed``."""
+        return ((round, vote) for round, vote in self._votes.items() if round > closed)
+
+    def number(self, outgoing: Outgoing) -> int:
+        """The next transfer number of this session, for ``outgoing``."""
+        transfer = len(self._transfers) + 1
+        self._transfers[transfer] = outgoing.offer.key
+        return transfer
+
+    def _find(self, transfer: int) -> Outgoing | None:
+        if transfer not in self._transfers:
+            raise ProtocolViolation(f"an answer to transfer {transfer}, which was never offered")
+        return self._kept.get(self._transfers[transfer])
+
+    def pulled(self, transfer: int, ranges: tuple[tuple[int, int], ...]) -> bool:
+        """Queue the chunks asked for; False if the payload was discarded meanwhile.
+
+        Raises:
+            ProtocolViolation: no such transfer or chunk.
+            ResourceLimit: more chunks queued than four windows hold.
+        """
+        outgoing = self._find(transfer)
+        if outgoing is None:
+            return False
+        chunks = len(outgoing.offer.manifest.chunks)
+        for first, count in ranges:
+            if count < 1 or first + count > chunks:
+                raise ProtocolViolation(
+                    f"a PULL of chunks {first} to {first + count - 1} of {chunks}"
+                )
+            if len(self._requests) + count > self._queue_limit:
+                raise ResourceLimit(f"a PULL of more than {self._queue_limit} chunks at once")
+            self._requests.extend((transfer, chunk) for chunk in range(first, first + count))
+        return True
+
+    def stored(self, transfer: int, root: bytes) -> Outgoing | None:
+        """The peer stored a payload; returns it the first time, None afterwards.
+
+        Raises:
+            ProtocolViolation: no such transfer, or another root than was offered.
+        """
+        outgoing = self._find(transfer)
+        key = self._transfers[transfer]
+        if not key[2].startswith(root):
+            raise ProtocolViolation(f"STORED of transfer {transfer} under another root")
+        if outgoing is None or key in self.delivered:
+            return None
+        self.delivered.add(key)
+        return outgoing
+
+    def peek(self) -> Chunk | None:
+        """The chunk to send next, without taking it off the queue."""
+        if not self._requests:
+            return None
+        transfer, chunk = self._requests[0]
+        outgoing = self._kept[self._transfers[transfer]]
+        start = chunk * self._chunk_size
+        body = memoryview(outgoing.payload)[start : start + self._chunk_size]
+        return Chunk(transfer, outgoing.offer.round, chunk, start, body)
+
+    def pop(self) -> None:
+        """The chunk shown by :meth:`peek` was taken by the wire."""
+        self._requests.popleft()
