@@ -194,12 +194,12 @@ class Listener:
     def _open_parcel(self, parcel: Parcel) -> list[WireEvent]:
         assert parcel.route is not None
         connection = parcel.route.bytes
-        if connection in self._ended:
+        known = self._connections.get(connection)
+        if known is None and connection in self._ended:
             return []
         peer = _authenticated(parcel)
         if peer is None or peer not in self._names:
             return []  # libzmq lets nothing in without a name; should it ever, we do not
-        known = self._connections.get(connection)
         events: list[WireEvent] = []
         if known is None:
             events = self._meet(connection, peer, parcel)
