@@ -435,13 +435,15 @@ class Engine:
             GoAlone: a peer broke the rules, left, or is absent beyond patience.
             PeerUnreachable: the same absence with ``on_absent = "wait"``.
         """
+        began = self.clock()
         while waiting := missing():
             self._take(waiting, what)
             if not self.patience:
                 continue
             for peer in missing():
-                silent = self.link.peers_status()[peer].since_change
-                if silent is not None and silent > self.patience:
+                changed = self.link.peers_status()[peer].since_change
+                silent = self.clock() - (began if changed is None else changed)
+                if silent > self.patience:
                     self._absent(peer, what, silent)
 
     def _take(self, waiting: list[str], what: str) -> None:

@@ -63,7 +63,7 @@ class Mail:
     Attributes:
         book: what is known about the open round.
         run: the federation run, once every peer has been met.
-        busy_until: when each peer was last known to train, by the clock.
+        busy_until: when each peer was first seen to have ended its training, by the clock.
         left: peers that said goodbye, with the last round they closed.
     """
 
@@ -126,8 +126,8 @@ class Mail:
                 self._vote(event)
             case StatusChanged():
                 self._progress.on_peer(event.peer, _in_words(event))
-                if event.status.phase == "training":
-                    self.busy_until[event.peer] = self._clock()
+                if event.status.round == self.book.round and event.status.phase != "training":
+                    self._trained(event.peer)
             case LinkBroken():
                 self._progress.on_peer(event.peer, f"link broken ({event.reason}), reconnecting")
                 self._folder.log("link-broken", peer=event.peer, reason=event.reason)
@@ -144,6 +144,10 @@ class Mail:
                 self._failed(event)
             case _:
                 pass
+
+    def _trained(self, peer: str) -> None:
+        """The peer's training of this round is over: the first sign of that counts."""
+        self.busy_until.setdefault(peer, self._clock())
 
     # --- one kind of event each --------------------------------------------------------
 
@@ -242,7 +246,7 @@ class Mail:
     def _keep(self, event: Arrived | OfferRefused, verdict: Admission) -> None:
         """Note the verdict, store what it rests on, and only then acknowledge."""
         peer, offer = event.peer, event.offer
-        self.busy_until.setdefault(peer, self._clock())
+        self._trained(peer)
         known = self.book.inputs.get(offer.party)
         try:
             self.book.add_input(verdict)

@@ -1,0 +1,34 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def size(count: int) -> str:
+    """Bytes with a binary unit.
+
+    >>> size(512), size(75264), size(3 << 30)
+    ('512 B', '73.5 KiB', '3.0 GiB')
+    """
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def whole_round(row: Mapping[str, Any]) -> str:
+    """A history row in one line."""
+    parts = [f"round {row['round']}: {row['outcome']}"]
+    if row["train_loss"] is not None:
+        parts.append(f"loss {row['train_loss']:.4f}")
+    if row["validation_accuracy"] is not None:
+        parts.append(f"validation accuracy {row['validation_accuracy']:.1%}")
+    parts.append(f"sent {size(row['bytes_sent'])}")
+    parts.append("no privacy" if row["epsilon"] is None else f"epsilon {row['epsilon']:.2f}")
+    times = f"train {row['train_s']:.1f} s, exchange {row['exchange_s']:.2f} s"
+    parts.append(f"{times}, wait {row['wait_s']:.1f} s")
+    return ", ".join(parts)

@@ -1,0 +1,168 @@
+"""Parties with a learner that only adds a constant: the round engine without training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from splitfed.progress import Silent
+from splitfed.rounds import Ending, Engine, Entrance, Terms, Trained
+from splitfed.store import RunFolder
+from splitfed.tensors import Tensors, describe, digest
+from splitfed.transport.events import Greeting
+from splitfed.transport.keys import Identity, Secret, make_secret, verify_signature
+from splitfed.transport.link import Link
+from splitfed.transport.memory import MemoryHub
+
+INITIAL: Tensors = {"w": torch.zeros(4), "b": torch.tensor([1.0, -1.0])}
+
+
+class AddingLearner:
+    """Adds ``step`` to every shared value each round, and remembers what it was told."""
+
+    def __init__(self, step: float) -> None:
+        self.step = step
+        self.values = {name: tensor.clone() for name, tensor in INITIAL.items()}
+        self.trained: list[int] = []
+        self.merged: list[bytes] = []
+        self.crash: Callable[[int], None] = lambda round: None
+
+    def train(self, round, step) -> Trained:
+        self.crash(round)
+        self.values = {name: tensor + self.step for name, tensor in self.values.items()}
+        self.trained.append(round)
+        step(1, 1, 0.5)
+        return Trained(loss=0.5, seconds=0.0)
+
+    def shared(self) -> Tensors:
+        return {name: tensor.clone() for name, tensor in self.values.items()}
+
+    def merge(self, shared: Tensors) -> None:
+        self.values = {name: tensor.clone() for name, tensor in shared.items()}
+        self.merged.append(digest(shared))
+
+    def validate(self) -> float | None:
+        return None
+
+    def state(self):
+        return self.shared(), {"step": self.step}
+
+    def restore(self, tensors, meta) -> None:
+        self.values = {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def make_terms(names: list[str], secrets: dict[str, Secret], **changes) -> Terms:
+    fields = {
+        "contract": b"c" * 32,
+        "parties": tuple(sorted(names)),
+        "signing_keys": {name: secrets[name].signing_public for name in names},
+        "shared": describe(INITIAL),
+        "rounds": 4,
+        "max_update_norm": 10.0,
+        "weights": dict.fromkeys(names, 1.0),
+        "minimum_parties": 2 if len(names) == 2 else len(names) // 2 + 1,
+    }
+    return Terms(**{**fields, **changes})
+
+
+@dataclass
+class Town:
+    """Some parties on one in-memory network."""
+
+    path: Path
+    names: list[str]
+    changes: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.hub = MemoryHub(self.names)
+        self.secrets = {name: make_secret() for name in self.names}
+        self.terms = make_terms(self.names, self.secrets, **self.changes)
+        self.learners = {n: AddingLearner(float(i + 1)) for i, n in enumerate(sorted(self.names))}
+        self.folders: dict[str, Path] = {name: self.path / name for name in self.names}
+        self.endings: dict[str, Ending | BaseException] = {}
+        self.rejected: dict[str, list] = {}
+        self._threads: dict[str, threading.Thread] = {}
+
+    def greeting(self, name: str, folder: bytes, boot: int) -> Greeting:
+        return Greeting(
+            name=name,
+            contract=self.terms.contract,
+            roster=b"r" * 32,
+            initial=digest(INITIAL),
+            folder=folder,
+            boot=boot,
+        )
+
+    def verify(self, party: str, body: bytes, signature: bytes) -> bool:
+        return verify_signature(self.terms.signing_keys[party], body, signature)
+
+    def link(self, name: str, greeting: Greeting, accept) -> Link:
+        return Link(
+            self.hub.wire(name),
+            name,
+            [other for other in self.terms.parties if other != name],
+            greeting=greeting,
+            accept=accept,
+            verify=self.verify,
+        )
+
+    def live(self, name: str, **engine) -> Ending:
+        """One party's whole run in this thread."""
+        with RunFolder.open(
+            self.folders[name], party=name, contract=self.terms.contract
+        ) as folder:
+            entrance = Entrance(self.terms)
+            greeting = self.greeting(name, folder.folder_id, folder.boot)
+            link = self.link(name, greeting, entrance.accept)
+            it = Engine(
+                terms=self.terms,
+                party=name,
+                signer=self.secrets[name],
+                folder=folder,
+                link=link,
+                entrance=entrance,
+                learner=self.learners[name],
+                initial=INITIAL,
+                greeting=greeting,
+                progress=Silent(),
+                **engine,
+            )
+            self.rejected[name] = it.rejected
+            try:
+                return it.run()
+            finally:
+                self.rejected[name] = it.rejected
+                link.close()
+
+    def start(self, name: str, **engine) -> None:
+        """The same in a thread; its ending or error lands in :attr:`endings`."""
+
+        def work() -> None:
+            try:
+                self.endings[name] = self.live(name, **engine)
+            except BaseException as error:
+                self.endings[name] = error
+
+        self._threads[name] = threading.Thread(target=work, daemon=True)
+        self._threads[name].start()
+
+    def wait(self, *names: str, within: float = 60.0) -> None:
+        """Until these parties have ended; fails the test if they do not."""
+        for name in names or self.names:
+            thread = self._threads[name]
+            thread.join(within)
+            assert not thread.is_alive(), f"{name} did not end within {within} s"
+
+    def identity(self, name: str) -> Identity:
+        return Identity(name=name, secret=self.secrets[name])
+
+    def history(self, name: str) -> list[dict]:
+        with RunFolder.read_only(self.folders[name]) as folder:
+            return folder.history()
+
+    def closed(self, name: str) -> list[bytes]:
+        return self.learners[name].merged
