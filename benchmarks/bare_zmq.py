@@ -12,7 +12,7 @@ from typing import Any
 
 import zmq
 
-from measuring import MIB, hear, now, say
+from measuring import MIB, hear, now, processor_seconds, say
 
 HEADER = bytes(64)
 HIGH_WATER = 64
@@ -43,9 +43,9 @@ def exchange_bare(task: dict[str, Any]) -> None:
             prefix = []
         say({"ready": True})
         hear()
-        began = now()
+        began, used = now(), processor_seconds()
         _pump(sock, prefix, chunks, int(task["receive"]))
-        say({"began": began, "ended": now()})
+        say({"began": began, "ended": now(), "processor_s": processor_seconds() - used})
         hear()  # stay until the other side has everything
 
 

@@ -29,6 +29,7 @@ from measuring import (
     hear,
     middle,
     now,
+    processor_seconds,
     publish,
     say,
     take_turns,
@@ -114,11 +115,11 @@ def exchange_link(task: dict[str, Any]) -> None:
         before = link.traffic()
         say({"connected": True})
         hear()
-        result["began"] = now()
+        result["began"], used = now(), processor_seconds()
         if update is not None:
             link.offer(update)
         arrived = until(Arrived, incoming)
-        result["ended"] = now()
+        result["ended"], result["processor_s"] = now(), processor_seconds() - used
         say({"arrived": True})
         hear()
         for event in arrived:
@@ -207,7 +208,7 @@ def measure_bare(sizes: tuple[int, int]) -> dict[str, Any]:
         results = _one_after_the_other(pair, "go")
         for child in pair:
             child.tell("end")
-    return {"seconds": _span(results)}
+    return {"seconds": _span(results), "sides": results}
 
 
 def _span(results: list[dict[str, Any]]) -> float:
@@ -235,10 +236,15 @@ def main() -> None:
         bare, link = ([t["seconds"] for t in turns[f"{kind}, {way}"]] for kind in ("bare", "link"))
         share = middle([b / a for a, b in zip(link, bare, strict=True)])
         shares[way] = share
+        work = [
+            middle([sum(side["processor_s"] for side in t["sides"]) for t in turns[f"{k}, {way}"]])
+            for k in ("bare", "link")
+        ]
         rows += [
             [f"bare pyzmq, {way}", f"{mib / middle(bare):.0f} MiB/s each", ""],
             [f"link, {way}", f"{mib / middle(link):.0f} MiB/s each", ""],
             [f"link / bare, {way}, median of the turns", f"{share:.2f}", f"≥ {SHARE}"],
+            [f"processor time, bare and link, {way}", f"{work[0]:.2f} and {work[1]:.2f} s", ""],
         ]
     both = turns["link, both ways"]
     sides = [side for turn in both for side in turn["sides"]]

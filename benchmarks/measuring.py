@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -200,6 +201,12 @@ def publish(
     path = out / f"{name}.json"
     path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     console.print(f"written to {path}")
+
+
+def processor_seconds() -> float:
+    """Processor time this process has used so far, all threads, user and system."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def now() -> float:

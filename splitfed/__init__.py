@@ -1,5 +1,24 @@
-"""splitfed: institutions train image models together and share only the layers they declare."""
+"""splitfed: institutions train image models together and share only the layers they declare.
+
+``Federation`` and ``Party`` run a whole federation in one process, for notebooks and tests;
+two institutions use the command ``splitfed``. Importing this package does not import torch.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from splitfed.simulation import Federation, Party
+
+__all__ = ["Federation", "Party", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Federation", "Party"):
+        from splitfed import simulation
+
+        return getattr(simulation, name)
+    raise AttributeError(f"module 'splitfed' has no attribute {name!r}")

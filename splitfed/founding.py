@@ -7,7 +7,6 @@ The next joins: fresh keys, a party.toml, and its block added to the file it was
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +100,7 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
     _nothing_there(folder, (FEDERATION, PARTY, SECRET))
     channels = proposal.channels
     arguments = complete_arguments(proposal, folder)
-    shared, norm = _initial(proposal, arguments, folder)
+    shared, bound = _initial(proposal, arguments, folder)
     text = federation_text(
         name=proposal.name,
         rounds=proposal.rounds,
@@ -114,7 +113,7 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
         size=proposal.size,
         mean=proposal.mean or (0.5,) * channels,
         std=proposal.std or (0.5,) * channels,
-        max_update_norm=float(max(1, math.ceil(norm))),
+        max_update_norm=bound,
     )
     return _write(folder, text, newcomer, folder / FEDERATION)
 
@@ -239,20 +238,17 @@ def complete_arguments(proposal: Proposal, folder: Path) -> dict[str, Any]:
 def _initial(
     proposal: Proposal, arguments: Mapping[str, Any], folder: Path
 ) -> tuple[tuple[str, ...], float]:
-    """The patterns that are shared, and the norm of the shared tensors at the start."""
-    import torch
-
+    """The patterns that are shared, and the usual public bound on an update of them."""
+    from splitfed.aggregation import norm_bound
     from splitfed.models import initialise
     from splitfed.sharing import shared_tensors, split_model
-    from splitfed.tensors import distance
 
     model = initialise(proposal.factory, arguments, proposal.seed, folder=folder)
     patterns = None if proposal.shared is None else tuple(proposal.shared)
     split = split_model(model, shared=patterns)
     start = shared_tensors(model, split)
-    norm = distance(start, {name: torch.zeros_like(tensor) for name, tensor in start.items()})
     declared: Any = patterns if patterns is not None else getattr(model, "shared", ())
-    return (declared,) if isinstance(declared, str) else tuple(declared), norm
+    return (declared,) if isinstance(declared, str) else tuple(declared), norm_bound(start)
 
 
 def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded:

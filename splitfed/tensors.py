@@ -47,10 +47,11 @@ def describe(tensors: Mapping[str, torch.Tensor]) -> tuple[TensorSpec, ...]:
 
 def pack(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """The payload of ``tensors``: an immutable snapshot, safe to send without a copy."""
-    parts = []
+    parts: list[memoryview] = []
     for name in sorted(tensors):
         flat = tensors[name].detach().to("cpu").contiguous().reshape(-1)
-        parts.append(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+        if flat.numel():
+            parts.append(flat.view(torch.uint8).numpy().data)
     return b"".join(parts)
 
 
@@ -106,8 +107,7 @@ def manifest_of(
     """Describe a payload: its tensors, one digest per chunk, and the root over all of it."""
     view = memoryview(payload)
     chunks = tuple(
-        chunk_digest(view[start : start + chunk_size])
-        for start in range(0, len(view), chunk_size)
+        chunk_digest(view[start : start + chunk_size]) for start in range(0, len(view), chunk_size)
     )
     root = manifest_root(specs, len(view), chunk_size, chunks)
     return Manifest(tuple(specs), len(view), chunk_size, chunks, root)

@@ -6,7 +6,14 @@ machine, which is what lets each party compute the aggregate by itself and compa
 
 from __future__ import annotations
 
+from splitfed.aggregation.bound import norm_bound
 from splitfed.aggregation.mean import weighted_mean
 from splitfed.aggregation.rules import RULES, Rule, find_rule
 
-__all__ = ["RULES", "Rule", "find_rule", "weighted_mean"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "find_rule",
+    "norm_bound",
+    "weighted_mean",
+]

@@ -64,14 +64,24 @@ def make_party(folder: Path, joined: Path | None, answers: Answers, *, ask: bool
     )
     if proposal is not None:
         made = found(folder, proposal, newcomer)
-        return _told(made, party, records, "send federation.toml to your partner, who joins with\n"
-                     "  splitfed init --join federation.toml\n"
-                     "and sends it back: put the completed file in its place. secret.json and "
-                     "party.toml never leave this machine.")
+        return _told(
+            made,
+            party,
+            records,
+            "send federation.toml to your partner, who joins with\n"
+            "  splitfed init --join federation.toml\n"
+            "and sends it back: put the completed file in its place. secret.json and "
+            "party.toml never leave this machine.",
+        )
     made = join_federation(folder, _file(joined), newcomer)
-    return _told(made, party, records, f"send this file back to your partner:\n"
-                 f"  {made.federation_file}\nBoth sides must hold the same file. secret.json and "
-                 "party.toml never leave this machine.")
+    return _told(
+        made,
+        party,
+        records,
+        f"send this file back to your partner:\n"
+        f"  {made.federation_file}\nBoth sides must hold the same file. secret.json and "
+        "party.toml never leave this machine.",
+    )
 
 
 def _told(made: Founded, party: str, records: int, then: str) -> str:

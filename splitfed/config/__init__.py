@@ -5,9 +5,10 @@ Importing this package does not import torch.
 
 from __future__ import annotations
 
-from splitfed.config.contract import canonical_json, differences, digest_of
+from splitfed.config.contract import canonical_json, digest_of
 from splitfed.config.faults import parse
 from splitfed.config.federation import (
+    NO_PRIVACY,
     AggregationConfig,
     FederationConfig,
     FusionConfig,
@@ -28,8 +29,10 @@ from splitfed.config.party import (
     TrainingConfig,
 )
 from splitfed.config.values import split_endpoint
+from splitfed.differences import differences
 
 __all__ = [
+    "NO_PRIVACY",
     "AggregationConfig",
     "DataConfig",
     "DefenceConfig",

@@ -26,6 +26,12 @@ from splitfed.config.values import (
     SigningKey,
 )
 
+NO_PRIVACY = (
+    "NO PRIVACY GUARANTEE: the shared tensors leave this machine without noise. Whoever "
+    "receives them may infer who or what is in the training images, or reconstruct some."
+)
+"""What is printed, word for word, wherever privacy mode "none" is used."""
+
 Text = Annotated[str, StringConstraints(min_length=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
@@ -314,6 +320,11 @@ class FederationConfig(Section):
             name: float(entry.records) if agreed == "records" else 1.0
             for name, entry in sorted(self.parties.items())
         }
+
+    @property
+    def privacy_sentence(self) -> str:
+        """What this agreement guarantees about each party's records, in one sentence."""
+        return NO_PRIVACY
 
     def contract(self) -> dict[str, Any]:
         """What both sides must agree on: parsed, defaulted, sorted and JSON-able.

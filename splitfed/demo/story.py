@@ -91,8 +91,13 @@ def full_reference(folders: dict[str, Path], rounds: int) -> dict[str, Any]:
 
 def finish(out: Path, full: dict[str, Any]) -> None:
     """Put the reference into every report, write the combined one, and print the table."""
-    from splitfed.report import console_table, plain_lines, read_report
-    from splitfed.report import write_combined, write_report
+    from splitfed.report import (
+        console_table,
+        plain_lines,
+        read_report,
+        write_combined,
+        write_report,
+    )
 
     reports = {name: read_report(out / name) for name in NAMES}
     for name, report in reports.items():

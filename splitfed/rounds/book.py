@@ -47,9 +47,7 @@ class Book:
         """
         earlier = self.votes.get(vote.party)
         if earlier is not None and earlier != vote:
-            raise ProtocolViolation(
-                f"{vote.party} cast two different votes for round {self.round}"
-            )
+            raise ProtocolViolation(f"{vote.party} cast two different votes for round {self.round}")
         self.votes[vote.party] = vote
 
     def missing_inputs(self, terms: Terms) -> list[str]:

@@ -340,9 +340,7 @@ class Engine:
             offer = msgspec.msgpack.decode(row.offer, type=Offer)
             payload = self.folder.inbox.get(row.root)
             if payload is None and row.reason:
-                verdict = Admission(
-                    party=row.party, root=row.root, tensors=None, reason=row.reason
-                )
+                verdict = Admission(party=row.party, root=row.root, tensors=None, reason=row.reason)
             elif payload is None:
                 continue  # the peer still holds it and offers it again
             else:

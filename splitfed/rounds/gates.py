@@ -232,15 +232,11 @@ def offer_fault(offer: Offer, *, terms: Terms, run: bytes | None) -> str | None:
         return f"{manifest.total} bytes in chunks of {manifest.chunk_size}"
     if len(manifest.chunks) != -(-manifest.total // CHUNK_SIZE):
         return f"{len(manifest.chunks)} chunk digests for {manifest.total} bytes"
-    expected = manifest_root(
-        manifest.tensors, manifest.total, manifest.chunk_size, manifest.chunks
-    )
+    expected = manifest_root(manifest.tensors, manifest.total, manifest.chunk_size, manifest.chunks)
     return None if manifest.root == expected else "a root that does not match its manifest"
 
 
-def _manifest_fault(
-    tensors: tuple[TensorSpec, ...], shared: tuple[TensorSpec, ...]
-) -> str | None:
+def _manifest_fault(tensors: tuple[TensorSpec, ...], shared: tuple[TensorSpec, ...]) -> str | None:
     if tensors == shared:
         return None
     theirs = {spec.name: spec for spec in tensors}
@@ -291,9 +287,7 @@ def admit(
     )
 
 
-def _value_fault(
-    tensors: Tensors, base: Mapping[str, torch.Tensor], bound: float
-) -> str | None:
+def _value_fault(tensors: Tensors, base: Mapping[str, torch.Tensor], bound: float) -> str | None:
     broken = all_finite(tensors)
     if broken is not None:
         return f"tensor {broken} is not finite"

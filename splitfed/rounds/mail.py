@@ -194,9 +194,10 @@ class Mail:
             raise Violation(peer, "shows a vote under our name that we did not sign")
         if vote.run != self.run:
             return
-        if not any(
-            stored.party == self._party for stored in self._folder.votes(vote.round)
-        ) and vote.round > self.book.round - 1:
+        if (
+            not any(stored.party == self._party for stored in self._folder.votes(vote.round))
+            and vote.round > self.book.round - 1
+        ):
             raise FolderDiverged(
                 f"{peer} holds a vote that this party signed for round {vote.round}, and this "
                 f"folder ends before it: was {self._folder.path} restored from a backup?",
@@ -211,8 +212,9 @@ class Mail:
             )
         if greeting.closed_round < mine - 1:
             self._progress.on_peer(
-                peer, f"is at round {greeting.closed_round}, we closed {mine}: waiting for its "
-                "newest run folder"
+                peer,
+                f"is at round {greeting.closed_round}, we closed {mine}: waiting for its "
+                "newest run folder",
             )
 
     def _input(self, event: Arrived | OfferRefused) -> None:

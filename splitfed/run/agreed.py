@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from splitfed.errors import ModelError
 from splitfed.rounds import Terms
 from splitfed.sharing import Split, load_tensors, shared_tensors, split_model
-from splitfed.tensors import Tensors, distance
+from splitfed.tensors import Tensors
 
 if TYPE_CHECKING:
     from splitfed.config import TrainingConfig
@@ -105,13 +103,6 @@ def own_model(module: nn.Module, agreed: AgreedModel, party: str) -> Split:
         )
     load_tensors(module, agreed.initial)
     return split
-
-
-def norm_bound(initial: Mapping[str, torch.Tensor]) -> float:
-    """The usual public bound on an update: max(1, ‖g₀‖), rounded up to a whole number."""
-    floats = {name: tensor for name, tensor in initial.items() if tensor.is_floating_point()}
-    zero = {name: torch.zeros_like(tensor) for name, tensor in floats.items()}
-    return float(max(1, math.ceil(distance(floats, zero))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ local_only branch, which never meets a merge. The second is what federation is c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -19,7 +18,7 @@ from torch import nn
 
 from splitfed.evaluation import Predictions, predict
 from splitfed.rounds import Trained
-from splitfed.sharing import Split, load_tensors, shared_tensors
+from splitfed.sharing import Split, shared_tensors
 from splitfed.tensors import Tensors
 from splitfed.training import Trainer
 
@@ -138,9 +137,7 @@ class LocalLearner:
         if model is None or data is None:
             return None
         with self._turn:
-            return predict(
-                model, data, loss=self.settings.loss, classes=len(self._classes) or None
-            )
+            return predict(model, data, loss=self.settings.loss, classes=len(self._classes) or None)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Models and optimizers of both branches, for a bit-exact resume."""

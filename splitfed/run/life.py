@@ -206,11 +206,11 @@ def evaluate(learner: LocalLearner, agreed: Agreed) -> dict[str, Any]:
         "outputs_only": None,
         "fused": None,
     }
-    local, partial = found["local_only"], found["partial"]
+    right = {key: None if p is None else p.correct for key, p in found.items()}
     verdict = None
-    if local is not None and partial is not None and partial.probabilities is not None:
+    if right["local_only"] is not None and right["partial"] is not None:
         verdict = paired_bootstrap(
-            local.correct, partial.correct, agreed.seed, compared="partial"
+            right["local_only"], right["partial"], agreed.seed, compared="partial"
         ).row()
     return {"evaluation": evaluation, "verdict": verdict}
 

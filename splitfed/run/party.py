@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -127,7 +128,7 @@ def load_data(config: PartyConfig) -> PartyData:
         channels=agreed.channels, size=agreed.size, mean=agreed.mean, std=agreed.std
     )
 
-    def part(name: str, source: str) -> ImageSet:
+    def part(name: Literal["train", "validation", "test"], source: str) -> ImageSet:
         return load(
             source,
             preprocessing=preprocessing,

@@ -129,8 +129,9 @@ def _check_sides(tensors: Tensors, out: Mapping[str, str], stay: Mapping[str, st
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """First and past-the-end address of the memory that the tensor's values lie in."""
-    span = sum((size - 1) * abs(step) for size, step in zip(tensor.shape, tensor.stride(),
-                                                            strict=True))
+    span = sum(
+        (size - 1) * abs(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+    )
     start = tensor.data_ptr()
     return start, start + (span + 1) * tensor.element_size()
 

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from splitfed.aggregation import norm_bound
 from splitfed.config import TrainingConfig, canonical_json, digest_of
 from splitfed.config.federation import default_minimum
 from splitfed.data import ImageSet
@@ -26,7 +28,7 @@ from splitfed.models import build
 from splitfed.progress import Progress, Silent
 from splitfed.random import forked
 from splitfed.rounds import Terms
-from splitfed.run.agreed import Agreed, Settings, agree_on_model, norm_bound
+from splitfed.run.agreed import Agreed, Settings, agree_on_model
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
 from splitfed.store import RunFolder
@@ -129,9 +131,7 @@ class Federation:
     def _agree(self, parties: Sequence[Party], secrets: Mapping[str, Secret]) -> Agreed:
         names = [party.name for party in parties]
         if len(set(names)) != len(names) or len(names) < 2:
-            raise UserError(
-                f"parties = {names}", "give two or more parties with different names"
-            )
+            raise UserError(f"parties = {names}", "give two or more parties with different names")
         if self.privacy != "none":
             raise UserError(
                 f'privacy = "{self.privacy}" is not built yet',
@@ -139,6 +139,8 @@ class Federation:
             )
         model = agree_on_model(self._build(self.model), self.shared, self.private)
         records = {party.name: len(_images(party.train)) for party in parties}
+        bound = self.max_update_norm or norm_bound(model.initial)
+        minimum = self.minimum_parties or default_minimum(len(names))
         document = {
             "schema": 1,
             "model": {
@@ -154,8 +156,8 @@ class Federation:
             "aggregation": {
                 "rule": "mean",
                 "weights": self.weights,
-                "max_update_norm": self.max_update_norm or norm_bound(model.initial),
-                "minimum_parties": self.minimum_parties or default_minimum(len(names)),
+                "max_update_norm": bound,
+                "minimum_parties": minimum,
                 "max_void_rounds": self.max_void_rounds,
             },
             "parties": {name: {"records": records[name]} for name in sorted(names)},
@@ -170,9 +172,9 @@ class Federation:
             signing_keys={name: entry["signing_key"] for name, entry in roster.items()},
             shared=model.split.shared,
             rounds=self.rounds,
-            max_update_norm=document["aggregation"]["max_update_norm"],
+            max_update_norm=bound,
             weights=self._weights(records),
-            minimum_parties=document["aggregation"]["minimum_parties"],
+            minimum_parties=minimum,
             max_void_rounds=self.max_void_rounds,
         )
         return Agreed(
@@ -241,7 +243,7 @@ class Federation:
                     on_link=crew.join,
                 )
 
-        return crew.run({party.name: (lambda party=party: one(party)) for party in parties})
+        return crew.run({party.name: partial(one, party) for party in parties})
 
 
 class _Crew:

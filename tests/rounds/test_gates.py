@@ -129,9 +129,7 @@ def test_an_own_update_beyond_the_bound_leaves_just_inside_it():
     length = update_norm(out.tensors, tensors())
     assert 0.999 < length <= 1.0
     assert out.scaled == pytest.approx(1.0 / 15.0, rel=1e-6)
-    assert unpack(out.outgoing.payload, TERMS.shared)["conv1.bias"].equal(
-        out.tensors["conv1.bias"]
-    )
+    assert unpack(out.outgoing.payload, TERMS.shared)["conv1.bias"].equal(out.tensors["conv1.bias"])
     own = admit(
         out.outgoing.offer, out.outgoing.payload, terms=TERMS, base=tensors(), run=RUN, round=2
     )

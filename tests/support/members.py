@@ -112,9 +112,7 @@ class Town:
 
     def live(self, name: str, **engine) -> Ending:
         """One party's whole run in this thread."""
-        with RunFolder.open(
-            self.folders[name], party=name, contract=self.terms.contract
-        ) as folder:
+        with RunFolder.open(self.folders[name], party=name, contract=self.terms.contract) as folder:
             entrance = Entrance(self.terms)
             greeting = self.greeting(name, folder.folder_id, folder.boot)
             link = self.link(name, greeting, entrance.accept)

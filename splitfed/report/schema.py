@@ -1,0 +1,216 @@
+"""The keys of report.json, as frozen structs.
+
+Their names and meanings stay; others may be added beside them. A figure that was not
+measured is None (``null``), never zero and never made up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from splitfed.errors import Defect
+
+SETUPS = ("local_only", "partial", "full", "outputs_only", "fused")
+"""The models a report can compare, in the order they are shown."""
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a report; keys it does not know are let through."""
+
+
+class TensorRow(_Part, frozen=True, kw_only=True):
+    """One tensor of the model."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+
+
+class ModelPart(_Part, frozen=True, kw_only=True):
+    """Which tensors travelled and which stayed."""
+
+    factory: str
+    shared: list[TensorRow]
+    private: list[TensorRow]
+    shared_parameters: int
+    private_parameters: int
+
+
+class ScoreRow(_Part, frozen=True, kw_only=True):
+    """One model on the party's own test images; the interval is Wilson's at 95 %."""
+
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    loss: float | None
+
+    def __post_init__(self) -> None:
+        found = (self.accuracy_low, self.accuracy, self.accuracy_high)
+        known = [value for value in found if value is not None]
+        if known and (len(known) < 3 or not 0 <= known[0] <= known[1] <= known[2] <= 1):
+            raise ValueError(f"accuracy {self.accuracy} with interval {found[0]}..{found[2]}")
+
+
+class EvaluationPart(_Part, frozen=True, kw_only=True):
+    """Every model that was measured on ``test_size`` images, the same for all."""
+
+    test_size: int | None
+    local_only: ScoreRow | None
+    partial: ScoreRow | None
+    full: ScoreRow | None
+    outputs_only: ScoreRow | None
+    fused: ScoreRow | None
+
+
+class VerdictPart(_Part, frozen=True, kw_only=True):
+    """Whether federation helped; ``low`` and ``high`` bound accuracy(compared) -
+    accuracy(local_only) at 95 % by the paired bootstrap."""
+
+    answer: Literal["helped", "did not help", "undecided"]
+    compared: Literal["fused", "partial"]
+    low: float
+    high: float
+
+
+class HistoryRow(_Part, frozen=True, kw_only=True):
+    """One closed round."""
+
+    round: int
+    outcome: Literal["agreed", "void", "alone"]
+    train_loss: float | None
+    validation_accuracy: float | None
+    train_s: float | None
+    exchange_s: float | None
+    wait_s: float | None
+    bytes_sent: int | None
+    bytes_received: int | None
+    epsilon: float | None
+    local_only_validation_accuracy: float | None = None
+
+
+class TrafficPart(_Part, frozen=True, kw_only=True):
+    """Bytes of the whole run; wire = as counted on the socket."""
+
+    payload_bytes_sent: int | None
+    wire_bytes_sent: int | None
+    payload_bytes_received: int | None
+    wire_bytes_received: int | None
+
+
+class TimePart(_Part, frozen=True, kw_only=True):
+    """Where the seconds went."""
+
+    wall_s: float | None
+    start_s: float | None
+    train_s: float | None
+    baseline_s: float | None
+    exchange_s: float | None
+    wait_s: float | None
+    evaluate_s: float | None
+
+
+class PrivacyPart(_Part, frozen=True, kw_only=True):
+    """What is promised about the training images, and the sentence that says so."""
+
+    mode: str
+    unit: str | None
+    epsilon: float | None
+    delta: float | None
+    noise_multiplier: float | None
+    max_grad_norm: float | None
+    sample_rate: float | None
+    steps: int | None
+    accountant: str | None
+    sentence: str
+
+
+class Rejection(_Part, frozen=True, kw_only=True):
+    """An update or a vote that was refused, whose it was, and why."""
+
+    round: int
+    peer: str
+    reason: str
+
+
+class FaultsPart(_Part, frozen=True, kw_only=True):
+    """What went wrong on the way."""
+
+    reconnects: int
+    resumes: int
+    void_rounds: int
+    rejected: list[Rejection]
+
+
+class Report(_Part, frozen=True, kw_only=True):
+    """report.json of one party."""
+
+    schema: Literal[1]
+    party: str
+    peers: list[str]
+    rounds: int
+    contract: str
+    classes: list[str]
+    seed: int
+    model: ModelPart
+    evaluation: EvaluationPart
+    verdict: VerdictPart | None
+    history: list[HistoryRow]
+    traffic: TrafficPart
+    time: TimePart
+    privacy: PrivacyPart
+    faults: FaultsPart
+    outcome: str | None = None
+    confirmed: bool | None = None
+    ended_because: str | None = None
+
+
+def clean(value: Any) -> Any:
+    """``value`` as JSON can hold it: tuples become lists, numbers that are not finite None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): clean(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(entry) for entry in value]
+    return value
+
+
+def validate(report: Mapping[str, Any]) -> Report:
+    """The report as structs, every key and type checked.
+
+    Raises:
+        Defect: a key is missing or of another type; names it.
+    """
+    try:
+        return msgspec.convert(clean(report), Report)
+    except msgspec.ValidationError as error:
+        raise Defect(f"report.json: {error}") from error
+
+
+def validate_all(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Report]:
+    """The reports of several parties, by name in order.
+
+    Raises:
+        Defect: as :func:`validate`, none at all, or a report under another party's name.
+    """
+    if not reports:
+        raise Defect("there is no report to combine")
+    checked = {name: validate(reports[name]) for name in sorted(reports)}
+    for name, report in checked.items():
+        if report.party != name:
+            raise Defect(f"the report of {report.party} stands under the name {name}")
+    return checked
+
+
+def combine(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What ``demo`` writes: ``{"parties": {name: report}}``, names in order.
+
+    Raises:
+        Defect: as :func:`validate_all`.
+    """
+    validate_all(reports)
+    return {"parties": {name: clean(reports[name]) for name in sorted(reports)}}
