@@ -6,6 +6,7 @@ two institutions use the command ``splitfed``. Importing this package does not i
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -18,7 +19,6 @@ __all__ = ["Federation", "Party", "__version__"]
 
 def __getattr__(name: str) -> object:
     if name in ("Federation", "Party"):
-        from splitfed import simulation
-
-        return getattr(simulation, name)
+        # By name: the layers above must not become imports of the package itself.
+        return getattr(import_module("splitfed.simulation"), name)
     raise AttributeError(f"module 'splitfed' has no attribute {name!r}")
