@@ -85,28 +85,34 @@ def decode(path: Path, fitting: Fitting) -> Pixels:
             f"{path}: PIL has been told to accept images that are cut short",
             "leave PIL.ImageFile.LOAD_TRUNCATED_IMAGES off",
         )
-    try:
-        with warnings.catch_warnings():
-            # Opening reads the header only, so a bomb is refused before it unpacks.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(path, formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _oversized(path) from None
-    except UnidentifiedImageError:
-        raise DataError(
-            f"{path}: not an image of a known format ({', '.join(FORMATS)})", "remove or mend it"
-        ) from None
-    except (OSError, SyntaxError, ValueError) as problem:
-        raise _corrupt(path, problem) from None
-    with picture:
+    with warnings.catch_warnings():
+        # PIL only warns of moderate bombs and of damage that it can read around.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("error", UserWarning)
+        try:
+            return _decode(path, fitting)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise _oversized(path) from None
+        except UnidentifiedImageError:
+            raise DataError(
+                f"{path}: not an image of a known format ({', '.join(FORMATS)})",
+                "remove or mend it",
+            ) from None
+        except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as problem:
+            reason = getattr(problem, "strerror", None) or str(problem)
+            raise DataError(
+                f"{path}: cannot be read as an image: {reason}", "mend or remove it"
+            ) from None
+
+
+def _decode(path: Path, fitting: Fitting) -> Pixels:
+    with Image.open(path, formats=FORMATS) as picture:
+        # Only the header is read so far: a bomb is refused before it unpacks.
         if picture.width * picture.height > MAX_PIXELS:
             raise _oversized(path)
         if getattr(picture, "n_frames", 1) != 1:
             raise DataError(f"{path}: holds several images", "save each in a file of its own")
-        try:
-            picture.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-            raise _corrupt(path, problem) from None
+        picture.load()
         return np.array(fitting.picture(picture, str(path)))
 
 
@@ -172,11 +178,6 @@ def _groups(path: Path, names: list[str]) -> tuple[str, ...]:
         if name not in group_of:
             raise DataError(f"{path}: no line for {name!r}", "one line per image")
     return tuple(group_of[name] for name in names)
-
-
-def _corrupt(path: Path, problem: Exception) -> DataError:
-    reason = getattr(problem, "strerror", None) or str(problem)
-    return DataError(f"{path}: cannot be read as an image: {reason}", "mend or remove it")
 
 
 def _oversized(path: Path) -> DataError:

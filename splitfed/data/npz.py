@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -33,32 +34,36 @@ def read(request: Request) -> ImageSet:
     prefix = PREFIXES[request.choice("part", PREFIXES, request.part if request.labelled else "")]
     path = request.path
     try:
-        # mmap_mode would be ignored for an archive: members are read one by one when asked for.
-        opened: Any = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return _read(file, path, prefix, request)
     except OSError as problem:
         raise DataError(
             f"{path}: cannot be read: {problem.strerror or problem}", f"check {request.spec!r}"
         ) from None
+
+
+def _read(file: BinaryIO, path: Path, prefix: str, request: Request) -> ImageSet:
+    try:
+        archive: Any = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as problem:
         raise DataError(
             f"{path}: not an npz file: {problem}", "write it with numpy.savez"
         ) from None
-    if not isinstance(opened, np.lib.npyio.NpzFile):
+    if not isinstance(archive, np.lib.npyio.NpzFile):
         raise DataError(f"{path}: a single array, not an npz file", "write it with numpy.savez")
-    with opened as archive:
-        where = f"{path}, {prefix}_images"
-        images = fit_images(_member(archive, f"{prefix}_images", path), request.fitting, where)
-        labels = groups = None
-        if request.labelled:
-            key = f"{prefix}_labels"
-            values = _member(archive, key, path)
-            labels = fit_labels(values, len(images), request.classes, f"{path}, {key}")
-        if (key := f"{prefix}_groups") in archive.files:
-            groups = fit_groups(_member(archive, key, path), len(images), f"{path}, {key}")
+    where = f"{path}, {prefix}_images"
+    images = fit_images(_member(archive, f"{prefix}_images", path), request.fitting, where)
+    labels = groups = None
+    if request.labelled:
+        key = f"{prefix}_labels"
+        values = _member(archive, key, path)
+        labels = fit_labels(values, len(images), request.classes, f"{path}, {key}")
+    if (key := f"{prefix}_groups") in archive.files:
+        groups = fit_groups(_member(archive, key, path), len(images), f"{path}, {key}")
     return image_set(images, labels, request.preprocessing, groups=groups)
 
 
-def _member(archive: Any, key: str, path: object) -> Array:
+def _member(archive: Any, key: str, path: Path) -> Array:
     if key not in archive.files:
         raise DataError(
             f"{path}: there is no array {key!r}",
