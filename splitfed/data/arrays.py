@@ -37,7 +37,7 @@ def fit_images(images: Array, fitting: Fitting, where: str, first: int = 0) -> t
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
         raise DataError(
             f"{where}: images of shape {list(images.shape)}",
-            "give [N, H, W] for grey, or [N, H, W, 3] for colour",
+            "give [N, H, W] for grey or [N, H, W, 3] for colour; in a tensor, channels come first",
         )
     wanted = fitting.preprocessing
     stack = images[..., None] if images.ndim == 3 else images
@@ -74,9 +74,7 @@ def fit_labels(labels: Any, count: int, classes: Sequence[str], where: str) -> t
     Raises:
         DataError: a label that means none of the classes, or not one label per image.
     """
-    values = np.asarray(labels)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
+    values = _column(labels, where)
     if values.ndim == 2:
         raise DataError(
             f"{where}: {values.shape[1]} labels per image", "choose one class for each image"
@@ -134,15 +132,23 @@ def fit_groups(groups: Any, count: int, where: str) -> tuple[str, ...]:
     Raises:
         DataError: not one whole number or text per image.
     """
-    values = np.asarray(groups)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
+    values = _column(groups, where)
     if values.shape != (count,) or values.dtype.kind not in "iuU":
         raise DataError(
             f"{where}: groups of {values.dtype} and shape {list(values.shape)} for {count} images",
             "give one text or whole number per image",
         )
     return tuple(str(value) for value in values)
+
+
+def _column(values: Any, where: str) -> Array:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of unequal length
+        raise DataError(
+            f"{where}: some images have more labels or groups than others", "give each image one"
+        ) from None
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
 def _refuse_infinite(values: Array, where: str, first: int = 0) -> None:

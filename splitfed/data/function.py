@@ -2,8 +2,9 @@
 
 The function is called with ``part`` (if it takes one) and the options of the spec and of
 party.toml as keyword arguments. It returns ``(images, labels)``, ``(images, labels, groups)``
-or a torch Dataset of such samples. Images are an array or tensor [N, C, H, W], or [N, H, W]
-for grey; for a regression (no classes in the agreement) also float32 [N, features].
+or a torch Dataset of such samples. As usual in each, channels come first in a tensor
+([N, C, H, W]) and last in an array ([N, H, W, C]); grey images may leave them out. For a
+regression (no classes in the agreement) float32 [N, features] will do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import torch
 from splitfed import lookup
 from splitfed.data.arrays import fit_groups, fit_images, fit_labels
 from splitfed.data.images import ImageSet, image_set
-from splitfed.data.preprocessing import Fitting
 from splitfed.data.request import Request
 from splitfed.data.samples import channels_last, read_samples
 from splitfed.errors import DataError, UserError
@@ -47,12 +47,12 @@ def read(request: Request) -> ImageSet:
     if request.labelled:
         if labels is None:
             raise DataError(f"{where}: no labels", "return (images, labels)")
-        fitted = fit_labels(_array(labels), len(images), request.classes, where)
+        fitted = fit_labels(_plain(labels), len(images), request.classes, where)
     return image_set(
         images,
         fitted,
         request.preprocessing,
-        groups=None if groups is None else fit_groups(_array(groups), len(images), where),
+        groups=None if groups is None else fit_groups(_plain(groups), len(images), where),
     )
 
 
@@ -85,18 +85,18 @@ def _call(request: Request) -> Any:
 
 
 def _images(images: Any, request: Request, where: str) -> torch.Tensor:
-    array = _array(images)
+    try:
+        array = np.asarray(_plain(images))
+    except ValueError:
+        raise DataError(
+            f"{where}: images of different shapes in one array",
+            "return a torch Dataset, whose images may differ in size",
+        ) from None
     if not request.classes and array.ndim == 2 and array.dtype == np.float32:
         return _features(array, where)
-    if array.ndim == 4:
-        if array.shape[1] not in (1, 3):
-            raise DataError(
-                f"{where}: images of shape {list(array.shape)}",
-                "give [N, C, H, W] with 1 or 3 channels, or [N, H, W] for grey",
-            )
-        array = channels_last(torch.from_numpy(np.ascontiguousarray(array)))
-    fitting: Fitting = request.fitting
-    return fit_images(array, fitting, where)
+    if isinstance(images, torch.Tensor) and images.ndim == 4:
+        array = channels_last(images)
+    return fit_images(array, request.fitting, where)
 
 
 def _features(array: Any, where: str) -> torch.Tensor:
@@ -107,8 +107,8 @@ def _features(array: Any, where: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _array(values: Any) -> Any:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+def _plain(values: Any) -> Any:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 
 def _wrong(where: str, what: str) -> DataError:

@@ -74,4 +74,4 @@ def _row(image: Any, fitting: Fitting, where: str, place: int) -> Array:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, torch.Tensor | np.generic) else value
+    return value.tolist() if isinstance(value, torch.Tensor | np.ndarray | np.generic) else value

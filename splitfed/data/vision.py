@@ -51,7 +51,8 @@ def _dataset_class(request: Request) -> Callable[..., Any]:
         or not issubclass(found, torch.utils.data.Dataset)
         or "root" not in inspect.signature(found).parameters
     ):
-        close = difflib.get_close_matches(request.location, datasets.__all__)
+        by_lower = {name.lower(): name for name in datasets.__all__}
+        close = [by_lower[n] for n in difflib.get_close_matches(request.location.lower(), by_lower)]
         raise DataError(
             f"{request.spec!r}: torchvision has no dataset {request.location!r} with files",
             f"did you mean {' or '.join(close)}?" if close else "see torchvision.datasets",
