@@ -1,7 +1,9 @@
 """The yardstick of the exchange benchmark: pyzmq with CURVE and nothing else.
 
 Two processes, one socket and one thread each, the same chunk size, header and high-water
-marks as splitfed's link, but no digests, no credit, no checks and no copies.
+marks as splitfed's link, but no digests, no credit and no checks. What arrives is dropped,
+or, with ``task["keep"]``, copied into memory that is new to the process: what any receiver
+pays that wants to use what it received.
 """
 
 from __future__ import annotations
@@ -44,13 +46,18 @@ def exchange_bare(task: dict[str, Any]) -> None:
         say({"ready": True})
         hear()
         began, used = now(), processor_seconds()
-        _pump(sock, prefix, chunks, int(task["receive"]))
+        kept = bytearray(int(task["receive"]) * MIB) if task["keep"] else None
+        _pump(sock, prefix, chunks, int(task["receive"]), kept)
         say({"began": began, "ended": now(), "processor_s": processor_seconds() - used})
         hear()  # stay until the other side has everything
 
 
 def _pump(
-    sock: zmq.Socket[bytes], prefix: list[bytes], chunks: Sequence[memoryview], expected: int
+    sock: zmq.Socket[bytes],
+    prefix: list[bytes],
+    chunks: Sequence[memoryview],
+    expected: int,
+    kept: bytearray | None,
 ) -> None:
     """Send all chunks and receive ``expected`` ones, both as fast as the socket goes."""
     sent = received = 0
@@ -62,5 +69,8 @@ def _pump(
             sent += 1
         if ready & zmq.POLLIN:
             frames = sock.recv_multipart(copy=False)
-            assert len(frames[-1].buffer) == MIB
+            chunk = frames[-1].buffer
+            assert len(chunk) == MIB
+            if kept is not None:
+                kept[received * MIB : (received + 1) * MIB] = chunk
             received += 1
