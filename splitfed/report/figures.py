@@ -29,6 +29,8 @@ _VARIABLES = {
 }
 _INK, _MUTED, _LINE, _PAGE = list(_VARIABLES)[:4]
 _SERIES = list(_VARIABLES)[4:]
+_WIDTH = 8.6
+"""Inches; a full-width plot's letters then look as large as the page's notes."""
 _STYLES = ("-", "--", ":", "-.")
 
 _SETTINGS: dict[Any, Any] = {  # keys are checked by matplotlib itself
@@ -81,7 +83,7 @@ def learning_curves(reports: Mapping[str, Report]) -> str:
             _round_axis(axes, rows)
         _legend(grid[-1], rows)
 
-    width = 8.6 if len(panels) == 2 else 5.4
+    width = _WIDTH if len(panels) == 2 else 0.7 * _WIDTH
     return _svg(
         draw,
         (width, 3.1),
@@ -123,8 +125,9 @@ def traffic(reports: Mapping[str, Report]) -> str:
         grid[0].set_ylabel(f"{unit} on the wire")
         grid[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.0)
 
-    width = 8.6 if len(reports) > 1 else 7.0
-    return _svg(draw, (width, 2.5), "traffic", "Bytes sent and received on the wire in every round")
+    return _svg(
+        draw, (_WIDTH, 2.3), "traffic", "Bytes sent and received on the wire in every round"
+    )
 
 
 def _losses(axes: Axes, history: Sequence[HistoryRow], place: int, name: str) -> None:

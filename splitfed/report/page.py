@@ -25,9 +25,13 @@ def party_page(report: Report) -> str:
     return _render("party.html.j2", {report.party: report}, report=report)
 
 
-def combined_page(reports: Mapping[str, Report]) -> str:
-    """The page of several parties' reports of one federation, names in order."""
-    return _render("combined.html.j2", reports)
+def combined_page(reports: Mapping[str, Report], pages: Mapping[str, str]) -> str:
+    """The page of several parties' reports of one federation, names in order.
+
+    Args:
+        pages: where a party's own page is, relative to this one; not every party needs one.
+    """
+    return _render("combined.html.j2", reports, pages=pages)
 
 
 class Model(NamedTuple):
@@ -86,7 +90,7 @@ def measured(reports: Mapping[str, Report]) -> list[str]:
 
 
 def scale(reports: Mapping[str, Report]) -> Scale | None:
-    """An axis that all intervals fit, with three to six round ticks; None without accuracy."""
+    """An axis that all intervals fit, with two to five round ticks; None without accuracy."""
     rows = [getattr(r.evaluation, key) for r in reports.values() for key in SETUPS]
     ends = [
         end
@@ -99,7 +103,7 @@ def scale(reports: Mapping[str, Report]) -> Scale | None:
     low, high = min(ends), max(ends)
     margin = max(high - low, 0.01) * 0.06
     low, high = max(low - margin, 0.0), min(high + margin, 1.0)
-    step = next(s for s in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / s < 6)
+    step = next(s for s in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / s < 5)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return Scale(low, high, tuple(round(i * step, 4) for i in range(first, last + 1)))
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from splitfed.errors import Defect, FolderError
 from splitfed.report.schema import clean, combine, validate, validate_all
@@ -34,7 +35,8 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
 
 
 def write_combined(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write the report of several parties, ``{"parties": {name: report}}``, and its page.
+    """Write the report of several parties, ``{"parties": {name: report}}``, and its page,
+    which links to ``folder/<party>/report.html`` where there is one.
 
     Returns:
         The path of report.html.
@@ -46,7 +48,9 @@ def write_combined(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> Pa
     combined = combine(reports)
     from splitfed.report.page import combined_page
 
-    page = combined_page(validate_all(reports))
+    own = {name: folder / name / "report.html" for name in reports}
+    pages = {name: f"{quote(name, safe='')}/report.html" for name in own if own[name].is_file()}
+    page = combined_page(validate_all(reports), pages)
     _replace(folder / "report.json", _json(combined))
     return _replace(folder / "report.html", page)
 

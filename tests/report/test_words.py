@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from splitfed.report import validate, verdict_sentence, words
+from tests.support.reports import sample_report, score_row, troubled_report
+
+
+def told(low: float, high: float, answer: str, partial: float, alone: float = 0.924) -> str:
+    report = sample_report()
+    report["evaluation"] |= {"local_only": score_row(alone), "partial": score_row(partial)}
+    report["verdict"] = {"answer": answer, "compared": "partial", "low": low, "high": high}
+    return verdict_sentence(validate(report))
+
+
+def test_help_is_told_with_its_size_and_interval() -> None:
+    assert told(0.011, 0.032, "helped", 0.945) == (
+        "Federation helped you. On hospital-a's own 1,500 test images the federated model is "
+        "right 2.1 percentage points more often than the model trained alone (95 % interval of "
+        "the difference: +1.1 to +3.2)."
+    )
+
+
+def test_harm_is_told_as_plainly_as_help() -> None:
+    said = told(-0.034, -0.013, "did not help", 0.901)
+    assert said.startswith("Federation did not help you. ")
+    assert "right 2.3 percentage points less often" in said
+    assert "−3.4 to −1.3" in said
+
+
+def test_no_difference_at_all_is_no_help() -> None:
+    said = told(0.0, 0.0, "did not help", 0.924)
+    assert said.startswith("Federation did not help you. ")
+    assert "is right as often as the model trained alone" in said
+    assert "0.0 to 0.0" in said
+
+
+def test_a_difference_that_may_be_chance_is_undecided() -> None:
+    said = told(-0.004, 0.013, "undecided", 0.929)
+    assert said.startswith("Undecided whether federation helped you. ")
+    assert said.endswith("too little to tell from chance with these images.")
+
+
+def without(**changes: Any) -> str:
+    report = sample_report(verdict=None)
+    report["evaluation"] |= changes
+    return verdict_sentence(validate(report))
+
+
+def test_without_the_model_trained_alone_there_is_no_verdict_and_a_way_to_get_one() -> None:
+    said = without(local_only=None)
+    assert said.startswith("There is no verdict. ")
+    assert "[defence] acceptance = true" in said
+
+
+def test_without_test_images_there_is_no_verdict() -> None:
+    assert "No test images" in without(partial=None, local_only=None)
+
+
+def test_a_regression_tells_its_losses_instead() -> None:
+    row = {"accuracy": None, "accuracy_low": None, "accuracy_high": None}
+    said = without(partial={**row, "loss": 0.25}, local_only={**row, "loss": 0.5})
+    assert "A regression has no accuracy" in said
+    assert "0.2500" in said
+    assert "0.5000" in said
+
+
+def test_a_fused_model_is_called_so() -> None:
+    report = sample_report()
+    report["evaluation"]["fused"] = score_row(0.95)
+    report["verdict"]["compared"] = "fused"
+    assert "the fused model is right 2.6 percentage points more" in verdict_sentence(
+        validate(report)
+    )
+
+
+def test_a_run_that_ended_alone_says_why_and_for_how_long() -> None:
+    said = words.ending(validate(troubled_report()))
+    assert said == (
+        "Finished alone: 3 rounds were void. 4 rounds were trained without any exchange."
+    )
+
+
+def test_an_unconfirmed_run_says_what_to_do_and_a_finished_one_nothing() -> None:
+    assert "Run again later" in words.ending(validate(sample_report(confirmed=False)))
+    assert words.ending(validate(sample_report())) == ""
+    assert words.ending(validate(sample_report(confirmed=None, outcome=None))) == ""
+
+
+def test_faults_are_told_in_sentences_and_a_quiet_run_has_none() -> None:
+    assert words.faults(validate(sample_report())) == []
+    lines = words.faults(validate(troubled_report()))
+    assert [line.split(" ")[-1] for line in lines[:2]] == ["twice.", "once."]
+    assert lines[2].startswith("3 rounds were void")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (words.percent(0.9467), "94.7 %"), (words.percent(None), "–"),
+        (words.points(0.0213), "+2.1"), (words.points(-0.0213), "−2.1"),
+        (words.points(0.0004), "0.0"), (words.points(-0.0004), "0.0"),
+        (words.size(0), "0 B"), (words.size(1023), "1023 B"), (words.size(76_288), "74.5 KiB"),
+        (words.size(5 * 2**30), "5.0 GiB"), (words.size(3 * 2**40), "3072.0 GiB"),
+        (words.size(None), "–"),
+        (words.seconds(0.416), "0.42 s"), (words.seconds(38.14), "38.1 s"),
+        (words.seconds(99.96), "1 min 40 s"), (words.seconds(724.4), "12 min 4 s"),
+        (words.seconds(12_000), "3 h 20 min"), (words.seconds(None), "–"),
+        (words.count(1_234_567), "1,234,567"), (words.number(0.18349), "0.183"),
+        (words.interval(None), "–"),
+    ],
+)  # fmt: skip
+def test_figures_are_written_as_people_read_them(given: str, read: str) -> None:
+    assert given == read
+
+
+def test_shapes_and_bytes_of_tensors() -> None:
+    kernel = validate(sample_report()).model.shared[3]
+    assert words.shape(kernel) == "64 × 32 × 3 × 3"
+    assert words.tensor_bytes(kernel) == 64 * 32 * 9 * 4
