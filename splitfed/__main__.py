@@ -1,4 +1,4 @@
-"""``python -m splitfed``."""
+"""``python -m splitfed`` is the command ``splitfed``."""
 
 from __future__ import annotations
 

@@ -227,11 +227,6 @@ class MemoryWire(Wire):
         self._hub = hub
         self._events: deque[WireEvent] = deque()
         self._lock = threading.Lock()
-        self._bell_in, self._bell_out = socket.socketpair()
-        self._bell_in.setblocking(False)
-        self._bell_out.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._bell_in, selectors.EVENT_READ)
 
     @property
     def keys(self) -> Mapping[str, bytes]:
@@ -240,6 +235,11 @@ class MemoryWire(Wire):
 
     def open(self) -> None:
         """See :meth:`splitfed.transport.wire.Wire.open`."""
+        self._bell_in, self._bell_out = socket.socketpair()
+        self._bell_in.setblocking(False)
+        self._bell_out.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell_in, selectors.EVENT_READ)
         self._hub.opened(self)
 
     def send(self, peer: str, connection: bytes, header: bytes, body: Buffer) -> Sent:

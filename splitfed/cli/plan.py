@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from splitfed.cli.words import size
-from splitfed.config import PartyConfig
+import typer
+
+from splitfed.cli.output import columns, say, say_json, size
+from splitfed.config import PartyConfig, load_party
 from splitfed.types import TensorSpec
 
 CONTROL_BYTES = 2048
@@ -19,6 +22,22 @@ ALSO_LEAVES = (
     "names and versions of splitfed and torch; timing of messages",
 )
 NEVER_LEAVES = "images, labels, accuracies and losses, private layers, party.toml, secret keys"
+
+
+def plan(
+    party_file: Annotated[Path, typer.Argument(metavar="PARTY.TOML", help="Your party.toml.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program.")] = False,
+) -> int:
+    """Offline: every tensor that would leave, every one that stays, and the privacy sentence.
+
+    Builds the model to know its tensors: the factory is code and runs on this machine.
+    """
+    found = make_plan(load_party(party_file))
+    if as_json:
+        say_json(found)
+    else:
+        say(*plan_lines(found))
+    return 0
 
 
 def make_plan(config: PartyConfig) -> dict[str, Any]:
@@ -67,9 +86,9 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     """The plan for a person."""
     lines = [f"{plan['party']} with {', '.join(plan['peers'])}: {plan['rounds']} rounds", ""]
     lines += ["LEAVES the house each round (shared tensors):"]
-    lines += [_line(row) for row in plan["shared"]]
+    lines.append(_table(plan["shared"]))
     lines += ["", "STAYS in the house (private tensors):"]
-    lines += [_line(row) for row in plan["private"]] or ["  nothing: everything is shared"]
+    lines.append(_table(plan["private"]) or "  nothing: everything is shared")
     lines += ["", "also leaves:"]
     lines += [f"  {text}" for text in plan["also_leaves"]]
     lines += [
@@ -93,6 +112,16 @@ def _rows(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     ]
 
 
-def _line(row: dict[str, Any]) -> str:
-    shape = "x".join(map(str, row["shape"])) or "scalar"
-    return f"  {row['name']:<36} {shape:>16} {row['dtype']:<9} {size(row['bytes']):>10}"
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    return columns(
+        [
+            (
+                row["name"],
+                "x".join(map(str, row["shape"])) or "scalar",
+                row["dtype"],
+                size(row["bytes"]),
+            )
+            for row in rows
+        ],
+        right=(1, 3),
+    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from splitfed.cli.words import size, whole_round
+from splitfed.cli.words import whole_round
 
 
 class PlainLines:
@@ -120,6 +120,3 @@ def screen(rounds: int, *, quiet: bool = False) -> PlainLines:
     if not quiet and sys.stdout.isatty():
         return LiveLine(rounds)
     return PlainLines(quiet=quiet)
-
-
-__all__ = ["LiveLine", "PlainLines", "screen", "size"]

@@ -1,23 +1,11 @@
-"""Figures as people read them."""
+"""A round in one line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-
-def size(count: int) -> str:
-    """Bytes with a binary unit.
-
-    >>> size(512), size(75264), size(3 << 30)
-    ('512 B', '73.5 KiB', '3.0 GiB')
-    """
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+from splitfed.cli.output import size
 
 
 def whole_round(row: Mapping[str, Any]) -> str:

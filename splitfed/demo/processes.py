@@ -10,6 +10,7 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+LAST_PHASE = "evaluating"
 GRACE = 10.0
 """Seconds that a party gets to end by itself before it is killed."""
 
@@ -37,8 +38,13 @@ def run_together(files: Mapping[str, Path], out: Path) -> int:
     changed = threading.Condition()
 
     def follow(name: str, process: subprocess.Popen[str]) -> None:
+        told = True
         for line in process.stdout or ():
-            print(f"{name}: {line.rstrip()}", flush=True)
+            told = told or line.startswith("error")
+            if told:
+                print(f"{name}: {line.rstrip()}", flush=True)
+            if line.strip() == LAST_PHASE:
+                told = False  # its own table follows; the demo prints one of all parties
         code = process.wait()
         with changed:
             ended[name] = code

@@ -35,7 +35,7 @@ _STYLES = ("-", "--", ":", "-.")
 
 _SETTINGS: dict[Any, Any] = {  # keys are checked by matplotlib itself
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a $ in a name is a $
+    "text.parse_math": True,  # a $ in a name is a $
     "font.family": ["DejaVu Sans"],  # ships with matplotlib; the page's font replaces it
     "font.size": 9.5,
     "text.color": _INK,
@@ -234,7 +234,7 @@ def _svg(draw: Callable[[Figure], None], inches: tuple[float, float], salt: str,
 def _for_page(svg: str, salt: str, label: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
-    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body).replace("xlink:href", "href")
+    body = body.replace("xlink:href", "href")
     # one page holds several plots: their ids must not meet
     body = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{salt}-\1"', body)

@@ -257,6 +257,9 @@ class _Crew:
     def join(self, link: Link) -> None:
         with self._guard:
             self._links.append(link)
+            failed = bool(self._failures)
+        if failed:
+            link.close()
 
     def run(self, jobs: Mapping[str, Callable[[], Outcome]]) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}

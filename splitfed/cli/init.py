@@ -1,0 +1,250 @@
+"""``splitfed init``: a party's folder, founding an agreement or joining one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from splitfed.cli.output import say
+from splitfed.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from splitfed.founding import Founded, Newcomer, Proposal
+
+DEFAULT_FACTORY = "splitfed.models:ThreeLayerCNN"
+LINE = "command line"
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="The folder to make; party.toml and the keys go into it.")
+    ] = Path("."),
+    join: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Join the agreement in FILE, which another party sent you. Without it you "
+            "begin a new agreement.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the new agreement, such as chest-xray.")
+    ] = None,
+    party: Annotated[
+        str | None, typer.Option(help="Your name in the agreement, such as hospital-a.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the others can reach you, such as tcp://hospital-a.example:7001. One "
+            "of the two parties is enough; leave it out behind a firewall."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Your images: a folder with train/, validation/ and test/, each with one "
+            "folder a class; or npz:PATH, torchvision:NAME, digits:KEY=VALUE&..., or "
+            "package.module:function."
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Class names in the order to agree on: benign,malignant."),
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(help="The model: package.module:Class. Its code runs on every side."),
+    ] = None,
+    arguments: Annotated[
+        str | None,
+        typer.Option(help="Further arguments of the model in TOML: 'activation = \"tanh\"'."),
+    ] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(help="Layers to share: conv1,conv2. Default: what the model declares."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 10,
+    seed: Annotated[int, typer.Option(help="Public seed of the initial shared layers.")] = 1,
+    channels: Annotated[int, typer.Option(help="1 for grey images, 3 for colour.")] = 1,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Size of an image in pixels.")] = "28x28",
+    records: Annotated[
+        int | None,
+        typer.Option(help="Public number of training images. Default: counted by reading them."),
+    ] = None,
+    bind: Annotated[
+        str | None,
+        typer.Option(help="Where to listen if not at --address, such as tcp://0.0.0.0:7001."),
+    ] = None,
+) -> int:
+    """Make a party's folder: new keys, party.toml, and a federation.toml begun or joined.
+
+    The first party runs `splitfed init` and sends its federation.toml to the other, who runs
+    `splitfed init --join federation.toml` and sends the completed file back. The secret keys
+    (secret.json, readable by you alone) never leave the folder. Whatever is not given as a
+    flag is asked for in a terminal.
+    """
+    from splitfed import founding
+
+    # Models of the first party's own may lie in the folder that is being made.
+    joining = join is not None
+    party = _asked(party, "--party", "Your name in the agreement")
+    if not joining:
+        name = _asked(name, "--name", "Name of the agreement")
+        if factory is None:
+            factory = _asked(None, "--factory", "Model", default=DEFAULT_FACTORY)
+    if address is None and sys.stdin.isatty():
+        answer = typer.prompt("Address others can reach you at (empty: none)", default="")
+        address = answer or None
+    data = _asked(data, "--data", "Your images (a folder, or a source such as npz:PATH)")
+    _all_given(party=party, name="-" if joining else name, data=data)
+
+    sources = founding.sources_of(str(data), folder)
+    if joining:
+        _not_mine(name=name, classes=classes, factory=factory, arguments=arguments, shared=shared)
+        assert join is not None
+        from splitfed.config import load_federation
+
+        agreed: Any = load_federation(join)
+    else:
+        named = _listed(classes) or _proposed_classes(sources, folder)
+        agreed = founding.Proposal(
+            name=str(name),
+            classes=named,
+            factory=str(factory),
+            arguments=_toml_table(arguments),
+            shared=_listed(shared) or None,
+            rounds=rounds,
+            seed=seed,
+            channels=channels,
+            size=_size(size),
+        )
+    newcomer = founding.Newcomer(
+        party=str(party),
+        address=address,
+        records=founding.count_records(sources.train, agreed, folder)
+        if records is None
+        else records,
+        sources=sources,
+        bind=bind,
+    )
+    if joining:
+        assert join is not None
+        _tell_joined(founding.join(folder, join, newcomer), newcomer, join)
+    else:
+        _tell_founded(founding.found(folder, agreed, newcomer), newcomer, agreed)
+    return 0
+
+
+def _asked(value: str | None, flag: str, question: str, default: str | None = None) -> str | None:
+    """The flag's value; asked for in a terminal; else the default, which may be None."""
+    if value is not None or not sys.stdin.isatty():
+        return default if value is None else value
+    answer: str = typer.prompt(question, default=default)
+    return answer
+
+
+def _all_given(**values: str | None) -> None:
+    wanted = {
+        "party": "give your name in the agreement, such as --party hospital-a",
+        "name": "give the new agreement a name, such as --name chest-xray, or --join FILE",
+        "data": "name your images, such as --data /data/xray",
+    }
+    missing = [
+        Fault(LINE, f"--{flag}", "", f"missing; {wanted[flag]}")
+        for flag, value in values.items()
+        if not value
+    ]
+    if missing:
+        raise ConfigError(missing)
+
+
+def _not_mine(**values: str | None) -> None:
+    given = [
+        Fault(LINE, f"--{flag}", value, "the agreement that you join says this; drop the flag")
+        for flag, value in values.items()
+        if value is not None
+    ]
+    if given:
+        raise ConfigError(given)
+
+
+def _proposed_classes(sources: Any, folder: Path) -> tuple[str, ...]:
+    from splitfed.founding import classes_of
+
+    found = classes_of(sources, folder)
+    if not found and sys.stdin.isatty():
+        found = _listed(typer.prompt("Classes in their order, comma between them"))
+    if not found:
+        cure = "missing; this source does not show its classes: --classes benign,malignant"
+        raise ConfigError([Fault(LINE, "--classes", "", cure)])
+    return found
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        cure = "should be height x width in pixels, such as 28x28"
+        raise ConfigError([Fault(LINE, "--size", text, cure)]) from None
+    return height, width
+
+
+def _toml_table(text: str | None) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads((text or "").replace(";", "\n"))
+    except tomllib.TOMLDecodeError as error:
+        cure = f"should be TOML, such as 'activation = \"tanh\"; widths = [16, 32, 32]' ({error})"
+        raise ConfigError([Fault(LINE, "--arguments", text or "", cure)]) from None
+
+
+def _tell_founded(made: Founded, newcomer: Newcomer, proposal: Proposal) -> None:
+    agreement = made.federation
+    say(
+        f"made {made.secret_file}  (secret: never copy or send it)",
+        f"made {made.party_file}",
+        f"made {made.federation_file}",
+        "",
+        f"{agreement.name}: {agreement.rounds} rounds of {agreement.model.factory}, sharing "
+        f"{', '.join(agreement.model.shared or ())}; classes {', '.join(agreement.classes)}; "
+        f"{newcomer.records} training images",
+        f"max_update_norm = {agreement.aggregation.max_update_norm:g} (from the initial layers)",
+        agreement.privacy_sentence,
+        "",
+        "next:",
+        f"  1. read {made.federation_file} and change what should be different",
+        "  2. send it to the other party, who runs: splitfed init --join federation.toml",
+        f"  3. put the file that comes back in its place, {made.federation_file}",
+        f"  4. splitfed plan {made.party_file}    then    splitfed run {made.party_file}",
+    )
+
+
+def _tell_joined(made: Founded, newcomer: Newcomer, received: Path) -> None:
+    agreement = made.federation
+    others = ", ".join(sorted(set(agreement.parties) - {newcomer.party}))
+    say(
+        f"made {made.secret_file}  (secret: never copy or send it)",
+        f"made {made.party_file}",
+        f"completed {made.federation_file}",
+        "",
+        f"you joined {agreement.name} with {others}: {agreement.rounds} rounds of "
+        f"{agreement.model.factory}; {newcomer.records} training images of your own",
+        agreement.privacy_sentence,
+        "",
+        "next:",
+        f"  1. send this file back to {others}: {made.federation_file}",
+        f"  2. splitfed plan {made.party_file}    (loads {agreement.model.factory}: code that "
+        f"{others} chose)",
+        f"  3. splitfed run {made.party_file}",
+    )
+    if not any(entry.address for entry in agreement.parties.values()):
+        say("", "note: no party has an address yet; one of you must add address = ... to its block")
