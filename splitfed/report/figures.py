@@ -35,7 +35,7 @@ _STYLES = ("-", "--", ":", "-.")
 
 _SETTINGS: dict[Any, Any] = {  # keys are checked by matplotlib itself
     "svg.fonttype": "none",
-    "text.parse_math": True,  # a $ in a name is a $
+    "text.parse_math": False,  # a $ in a name is a $
     "font.family": ["DejaVu Sans"],  # ships with matplotlib; the page's font replaces it
     "font.size": 9.5,
     "text.color": _INK,

@@ -223,6 +223,13 @@ def test_more_parties_than_colours_can_be_told_apart() -> None:
     assert all(f">p{i}<" in plot for i in range(8))
 
 
+def test_a_name_in_a_plot_is_text_not_a_formula() -> None:
+    names = ("$x^2$", "<b>")
+    plot = figures.learning_curves({name: validate(sample_report(name)) for name in names})
+    assert ">$x^2$<" in plot
+    assert ">&lt;b&gt;<" in plot
+
+
 def test_nothing_to_plot_is_no_plot() -> None:
     row = history_row(1, train_loss=None, validation_accuracy=None, bytes_sent=0, bytes_received=0)
     reports = {"a": validate(sample_report(history=[row]))}
