@@ -408,6 +408,7 @@ class Engine:
             history=row,
         )
         self._closed, self._outcome = round, outcome
+        self.folder.log("closed", round=round, outcome=outcome)
         self.progress.on_round(row)
 
     def _count_void(self) -> None:
