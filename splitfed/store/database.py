@@ -200,12 +200,15 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _connect_to_read(path: Path) -> sqlite3.Connection:
     """Open for reading, also on a medium where SQLite cannot place its shared-memory file."""
     name = f"file:{quote(str(path.absolute()))}?mode=ro"
-    connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=5.0)
     try:
-        connection.execute("SELECT count(*) FROM sqlite_schema")
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=5.0)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_schema")
+        except BaseException:
+            connection.close()
+            raise
         return connection
     except sqlite3.OperationalError:
-        connection.close()
         log = path.with_name(f"{path.name}-wal")
         if log.exists() and log.stat().st_size:
             raise  # the newest rows are in that file: leaving them out would be a lie

@@ -59,6 +59,10 @@ def end(folder: RunFolder, sent: Sent) -> None:
     sent.append("closed")
 
 
+def end_alone(folder: RunFolder, sent: Sent) -> None:
+    close(folder, 2, "alone")
+
+
 def prune(folder: RunFolder, sent: Sent) -> None:
     folder.prune()
 
@@ -74,6 +78,7 @@ SCENARIOS: dict[str, tuple[Step, ...]] = {
     "vote": (vote,),
     "checkpoint": (train,),
     "close": (end,),
+    "close alone": (end_alone,),
     "round": (release, receive, vote, end, prune, confirm),
 }
 

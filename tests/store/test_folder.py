@@ -194,6 +194,42 @@ def test_a_reader_sees_what_a_killed_process_had_committed(tmp_path: Path) -> No
     assert last.round == 1
 
 
+@pytest.fixture
+def read_only_medium(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite as it is where it cannot place its shared memory: only "immutable" opens."""
+    real = sqlite3.connect
+
+    def connect(name: str, **more: object) -> sqlite3.Connection:
+        if "immutable=1" not in name:
+            raise sqlite3.OperationalError("unable to open database file")
+        return real(name, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("splitfed.store.database.sqlite3.connect", connect)
+
+
+def test_a_folder_on_a_read_only_medium_can_be_read(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with new_folder(tmp_path / "a") as folder:
+        close(folder, 1)
+    request.getfixturevalue("read_only_medium")
+    with RunFolder.read_only(tmp_path / "a") as view:
+        last = view.closed()
+    assert last is not None
+    assert last.round == 1
+
+
+def test_rows_that_a_read_only_medium_hides_are_not_passed_over(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with new_folder(tmp_path / "a") as folder:
+        close(folder, 1)
+        shutil.copytree(tmp_path / "a", tmp_path / "copy", ignore=shutil.ignore_patterns("*-shm"))
+    request.getfixturevalue("read_only_medium")
+    with pytest.raises(FolderError, match="unable to open"):
+        RunFolder.read_only(tmp_path / "copy")
+
+
 def test_reading_what_is_no_run_folder_is_an_error_and_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="no run folder"):
         RunFolder.read_only(tmp_path)

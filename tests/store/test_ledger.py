@@ -189,6 +189,13 @@ def test_a_row_added_behind_the_last_is_named(written: Path) -> None:
     assert "row 6 was added" in complaint(written)
 
 
+def test_a_stored_head_that_is_not_the_last_rows_is_found(written: Path) -> None:
+    with closing(sqlite3.connect(written / "ledger.sqlite", isolation_level=None)) as connection:
+        value = msgspec.msgpack.encode((ROWS, b"x" * 32))
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'ledger'", (value,))
+    assert "stored head is not that of row 5" in complaint(written)
+
+
 def test_a_ledger_of_another_folder_is_found(written: Path, tmp_path: Path) -> None:
     new_folder(tmp_path / "b", party="b").close()
     source = tmp_path / "b" / "ledger.sqlite"
