@@ -68,6 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(args=[word for word in given if word != "--debug"], prog_name="splitfed")
     except KeyboardInterrupt:
-        complain("stopped by Ctrl-C")
+        complain("stopped")
         sys.exit(INTERRUPTED)
     sys.exit(0)

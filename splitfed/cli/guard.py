@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import typer
 
@@ -39,7 +39,7 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
         except typer.Exit:
             raise
         except (KeyboardInterrupt, typer.Abort):
-            complain("stopped by Ctrl-C")
+            complain("stopped; run the same command again to go on")
             code = INTERRUPTED
         except BrokenPipeError:
             # Whoever read our output went away; Python's own last flush must not complain.
@@ -81,8 +81,3 @@ def _explain(error: SplitfedError) -> None:
 def _trace() -> None:
     if Debug.on:
         traceback.print_exc()
-
-
-def options(**known: Any) -> dict[str, Any]:
-    """The options that were given, without those left at None."""
-    return {name: value for name, value in known.items() if value is not None}

@@ -1,22 +1,11 @@
-"""Text for people and for programs: tables, sizes, JSON, and nothing that moves a cursor."""
+"""Text for people and for programs, and nothing that moves a cursor by itself."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-def console() -> Console:
-    """The console for results. Output that is no terminal's gets long lines and no colour."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 160
-    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def say(*lines: str) -> None:
@@ -27,7 +16,19 @@ def say(*lines: str) -> None:
 
 def say_json(value: Any) -> None:
     """One JSON document on stdout, for a program to read."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), flush=True)
+    say(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def say_tables(reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """The comparison table: drawn in a terminal, one fact a line elsewhere."""
+    from splitfed.report import console_table, plain_lines
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(console_table(reports))
+    else:
+        say(*plain_lines(reports))
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -35,42 +36,17 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else "?" for c in text)
 
 
-def size(count: float) -> str:
-    """Bytes in a readable unit: 1,536 is ``1.5 KiB``."""
-    if count < 1024:
-        return f"{int(count)} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1024 or unit == "GiB":
-            return f"{count:,.1f} {unit}"
-    raise AssertionError("unreachable")
-
-
-def seconds(value: float | None) -> str:
-    """Seconds, or minutes and seconds from two minutes on; an en dash where not measured."""
-    if value is None:
-        return "–"
-    if value >= 120:
-        return f"{int(value // 60)} min {int(value % 60)} s"
-    return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"
-
-
-def percent(value: float | None) -> str:
-    """A fraction as per cent; an en dash where it was not measured."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
 def columns(rows: Iterable[Sequence[str]], right: Iterable[int] = (), indent: str = "  ") -> str:
     """Rows aligned under each other, at least two spaces apart; ``right`` aligns right."""
-    rows = [list(row) for row in rows]
-    if not rows:
+    table = [list(row) for row in rows]
+    if not table:
         return ""
-    right = set(right)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    to_right = set(right)
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = []
-    for row in rows:
+    for row in table:
         cells = [
-            text.rjust(width) if i in right else text.ljust(width)
+            text.rjust(width) if i in to_right else text.ljust(width)
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append((indent + "  ".join(cells)).rstrip())

@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from splitfed.cli.output import columns, say, say_json, size
-from splitfed.config import PartyConfig, load_party
+from splitfed.cli.output import columns, say, say_json
+from splitfed.cli.shared import AsJson, PartyFile
+from splitfed.cli.words import size
+from splitfed.config import PartyConfig
 from splitfed.types import TensorSpec
 
-CONTROL_BYTES = 2048
-"""An upper bound on everything but the tensors, per round and peer."""
+ROUND_BYTES, CONNECTION_BYTES = 2048, 8192
+"""Upper bounds on what travels beside the tensors and 2 % of framing: per round and peer,
+and per connection."""
 
 ALSO_LEAVES = (
-    "digests and signatures of these tensors, and signed votes on each round's outcome",
-    "status: phase, round and step numbers",
-    "on a difference only: the agreement's text (federation.toml, without secrets)",
-    "names and versions of splitfed and torch; timing of messages",
+    "of every update: names, shapes, dtypes, BLAKE3 digests, my signature",
+    "of every round: my signed vote (digests of all updates, which were excluded and why)",
+    "of me, on every connection: party name, public keys, digests of the agreement and of the "
+    "initial tensors, last closed round and its outcome, a random folder id and a restart count",
+    "while running: phase, round, step of how many steps; when I leave, that I do",
+    "versions of splitfed and torch, my network address, the times and sizes of messages",
+    "where the two agreements differ: the agreement itself (without addresses and paths)",
 )
-NEVER_LEAVES = "images, labels, accuracies and losses, private layers, party.toml, secret keys"
+NEVER_LEAVES = (
+    "images, labels, file names",
+    "private layers, optimizer state, gradients",
+    "losses, accuracies, verdicts, the report",
+    "party.toml and the secret keys",
+)
 
 
-def plan(
-    party_file: Annotated[Path, typer.Argument(metavar="PARTY.TOML", help="Your party.toml.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program.")] = False,
-) -> int:
-    """Offline: every tensor that would leave, every one that stays, and the privacy sentence.
+def plan(party_file: PartyFile, as_json: AsJson = False) -> int:
+    """Show, offline, all that would leave this machine and all that stays.
 
-    Builds the model to know its tensors: the factory is code and runs on this machine.
+    Every tensor with its name, shape, dtype and bytes; whatever else leaves; bytes a round;
+    and what privacy is promised. Nothing is sent and no image is read. The model is built to
+    know its tensors: its factory is code, and that code runs on this machine.
     """
+    from splitfed.config import load_party
+
     found = make_plan(load_party(party_file))
     if as_json:
         say_json(found)
@@ -45,13 +54,14 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
 
     Raises:
         ModelError, SharingError: the model cannot be built or split as agreed.
+        UserError: the own keys are not those of the agreement.
     """
     from splitfed.models import initialise
     from splitfed.run.agreed import own_model
-    from splitfed.run.life import NO_PRIVACY
-    from splitfed.run.party import agree
+    from splitfed.run.party import agree, own_identity
     from splitfed.sharing import fingerprint
 
+    own_identity(config)
     agreed = agree(config)
     split = agreed.model.split
     if config.model is not None:
@@ -76,32 +86,48 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "rounds": agreed.terms.rounds,
         "payload_bytes_per_round": payload,
         "payload_bytes": payload * agreed.terms.rounds,
+        "wire_bytes_per_round_at_most": payload * 102 // 100 + ROUND_BYTES * len(peers),
+        "wire_bytes_per_connection_at_most": CONNECTION_BYTES,
         "also_leaves": list(ALSO_LEAVES),
-        "never_leaves": NEVER_LEAVES,
-        "privacy": {"mode": config.federation.privacy.mode, "sentence": NO_PRIVACY},
+        "never_leaves": list(NEVER_LEAVES),
+        "privacy": {
+            "mode": config.federation.privacy.mode,
+            "sentence": config.federation.privacy_sentence,
+        },
     }
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """The plan for a person."""
-    lines = [f"{plan['party']} with {', '.join(plan['peers'])}: {plan['rounds']} rounds", ""]
-    lines += ["LEAVES the house each round (shared tensors):"]
-    lines.append(_table(plan["shared"]))
-    lines += ["", "STAYS in the house (private tensors):"]
-    lines.append(_table(plan["private"]) or "  nothing: everything is shared")
-    lines += ["", "also leaves:"]
-    lines += [f"  {text}" for text in plan["also_leaves"]]
-    lines += [
+    shared, private = plan["shared"], plan["private"]
+    peers = ", ".join(plan["peers"])
+    lines = [
+        f"{plan['party']} with {peers}, {plan['rounds']} rounds of {plan['factory']}",
         "",
-        f"never leaves: {plan['never_leaves']}",
-        f"bytes: {size(plan['payload_bytes_per_round'])} of tensors a round, "
-        f"{size(plan['payload_bytes'])} in all, plus about 2 % and {size(CONTROL_BYTES)} a round",
-        f"contract {plan['contract']}",
-        f"shared tensors' fingerprint {plan['fingerprint']}",
-        f"note: {plan['factory']} is code and was run on this machine to make this plan",
+        f"LEAVES every round, to {peers}: {len(shared)} tensors",
+        _table(shared),
+        "",
+        f"STAYS: {len(private)} tensors",
+        _table(private) if private else "  none: everything is shared",
+        "",
+        "ALSO LEAVES:",
+        *(f"  - {text}" for text in plan["also_leaves"]),
+        "",
+        "NEVER LEAVES:",
+        *(f"  - {text}" for text in plan["never_leaves"]),
+        "",
+        f"bytes a round: {size(plan['payload_bytes_per_round'])} of tensors out, as many in; "
+        f"on the wire at most {size(plan['wire_bytes_per_round_at_most'])}, and "
+        f"{size(plan['wire_bytes_per_connection_at_most'])} a connection",
+        f"bytes in all: {size(plan['payload_bytes'])} of tensors out",
+        f"agreement: {plan['contract']}",
+        f"shared tensors: {plan['fingerprint']}",
+        "  (both sides must see the same two lines)",
+        "",
+        f"factory runs code: {plan['factory']} was just run on this machine, and `run` runs it",
     ]
     if plan["own_factory"]:
-        lines.append(f"note: so was {plan['own_factory']}, your own private part")
+        lines.append(f"  and so was {plan['own_factory']}, your own private part")
     return [*lines, "", plan["privacy"]["sentence"]]
 
 

@@ -1,53 +1,117 @@
-"""``splitfed evaluate`` and ``splitfed report``: what a finished run came to."""
+"""``splitfed evaluate`` and ``splitfed report``: what came out of a run."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from splitfed.cli.output import say, say_json
-
-Folder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A party's run folder, such as runs/hospital-a.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+from splitfed.cli.output import printable, say, say_json, say_tables
+from splitfed.cli.shared import AsJson, Folder
+from splitfed.errors import FolderError, UserError
 
 
-def evaluate(folder: Folder, as_json: Json = False) -> int:
-    """The comparison table of a finished run, from its report.json."""
-    from splitfed.report import read_report
+def report(folder: Folder, as_json: AsJson = False) -> int:
+    """Print a finished run's table and write report.html anew from its report.json.
 
-    found = read_report(folder)
-    if as_json:
-        say_json({"evaluation": found["evaluation"], "verdict": found["verdict"]})
-    else:
-        say_tables({found["party"]: found})
-    return 0
-
-
-def report(folder: Folder, as_json: Json = False) -> int:
-    """Write report.html of a finished run anew from its report.json, and say where it is."""
+    report.html is one file with all plots inside; it loads nothing from anywhere.
+    """
     from splitfed.report import read_report, write_report
 
     found = read_report(folder)
-    path = write_report(folder, found)
+    page = write_report(folder, found)
     if as_json:
         say_json(found)
-    else:
-        say(f"report: {path}")
+        return 0
+    say_tables({found["party"]: found})
+    say(printable(str(found["privacy"]["sentence"])), f"report: {page}")
     return 0
 
 
-def say_tables(reports: Mapping[str, Mapping[str, Any]]) -> None:
-    """The comparison as a table in a terminal, as plain lines elsewhere."""
-    from splitfed.cli.output import console
-    from splitfed.report import console_table, plain_lines
+def evaluate(
+    folder: Folder,
+    party_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--party-file",
+            metavar="PARTY.TOML",
+            help="The party.toml of this run. Default: the one beside the folder that DIR lies in.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Measure a finished run's saved model again on your own test images, offline.
 
-    if sys.stdout.isatty():
-        console().print(console_table(reports))
-    else:
-        say(*plain_lines(reports))
+    Prints its accuracy with the 95 % interval beside what the report says. Nothing leaves
+    this machine, and nothing in DIR is changed.
+    """
+    from splitfed.report import read_report
+
+    reported = read_report(folder)
+    path = party_file or folder.absolute().parent.parent / "party.toml"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; the test images are named in party.toml",
+            "give it with --party-file party.toml",
+        )
+    measured = _measured(folder, path, reported)
+    before = reported["evaluation"]["partial"]
+    if as_json:
+        say_json({"party": reported["party"], "measured": measured, "reported": before})
+        return 0
+    say(
+        f"{reported['party']}: {measured['test_size']} test images",
+        f"  measured now   {_figures(measured)}",
+        f"  in the report  {_figures(before)}",
+    )
+    return 0
+
+
+def _measured(folder: Path, party_file: Path, reported: dict[str, Any]) -> dict[str, Any]:
+    """The saved model's score on the test set that party.toml names."""
+    from splitfed.config import load_party
+
+    config = load_party(party_file)
+    if config.party != reported["party"]:
+        raise UserError(
+            f"{party_file} is of {config.party}, {folder} is a run of {reported['party']}",
+            "give the party.toml of this run with --party-file",
+        )
+    from splitfed.evaluation import predict, score
+    from splitfed.models import initialise
+    from splitfed.run.party import load_data
+    from splitfed.sharing import load_tensors
+
+    model = config.model or config.federation.model
+    module = initialise(
+        model.factory, model.arguments, config.federation.seed, folder=config.folder
+    )
+    load_tensors(module, _saved(folder / "model.safetensors"))
+    images = load_data(config).test
+    if images is None:
+        raise UserError(f"{party_file} names no test images", "add [data] test")
+    return {"test_size": len(images), **score(predict(module, images)).row()}
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise FolderError(
+            f"{path} cannot be read: {error}", "run `splitfed run` to its end; it writes the model"
+        ) from None
+
+
+def _figures(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "not measured"
+    loss = "" if row["loss"] is None else f"loss {row['loss']:.4f}"
+    if row["accuracy"] is None:
+        return loss
+    bounds = f"(95 %: {row['accuracy_low']:.1%} to {row['accuracy_high']:.1%})"
+    return f"accuracy {row['accuracy']:.1%} {bounds}  {loss}".rstrip()

@@ -1,47 +1,70 @@
-"""``splitfed run``: take part."""
+"""``splitfed run``: take part in a federation."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from splitfed.cli.guard import complain
-from splitfed.cli.output import say, say_json
-from splitfed.cli.results import say_tables
-from splitfed.cli.screens import screen
+from splitfed.cli.output import say, say_json, say_tables
+from splitfed.cli.screens import JsonLines, screen
+from splitfed.cli.shared import AsJson, PartyFile
+from splitfed.errors import ConfigError, Fault
+
+RUNS = "runs"
 
 
 def run(
-    party_file: Annotated[Path, typer.Argument(metavar="PARTY.TOML", help="Your party.toml.")],
+    party_file: PartyFile,
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder in which <party>/ lies. Default: runs beside party.toml."),
+        typer.Option(
+            metavar="DIR",
+            help="The folder in which <party>/ lies. Default: runs beside party.toml.",
+            show_default=False,
+        ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")
+    as_json: AsJson = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="Tell the progress as JSON, one event a line.")
     ] = False,
 ) -> int:
     """Take part in the federation until its last round is closed.
 
-    Waits for an absent peer. After a crash or Ctrl-C the same command goes on from the last
-    closed round; on a finished folder it does nothing.
+    Waits for the other party, trains, exchanges the shared layers, and writes a report.
+    Ctrl-C (or a crash) loses nothing: run the same command again and it goes on. On a
+    finished folder it says so and does nothing; after `rounds` was raised on both sides it
+    trains the further rounds.
     """
+    if as_json and events:
+        raise ConfigError([Fault("command line", "--events", "", "give --json or --events")])
     from splitfed.config import load_party
 
     config = load_party(party_file)
-    folder = config.folder / "runs" if out is None else out
-    with screen(config.federation.rounds, quiet=as_json) as progress:
-        from splitfed.run import run_party
+    from splitfed.run import run_party  # only now: it loads torch, a wrong file need not wait
 
-        outcome = run_party(config, folder, progress=progress)
+    folder = config.folder / RUNS if out is None else out
+    signal.signal(signal.SIGTERM, _like_ctrl_c)
+    how = "silent" if as_json else "json" if events else "auto"
+    with screen(config.federation.rounds, how=how) as progress:
+        outcome = run_party(config, folder, progress=progress(""))
+    page = folder / config.party / "report.html"
     if outcome.note:
         complain(outcome.note)
     if as_json:
         say_json(outcome.report)
+    elif events:
+        JsonLines().tell("end", exit_code=outcome.exit_code, report=str(page))
     else:
         say_tables({config.party: outcome.report})
-        say(outcome.report["privacy"]["sentence"])
-        say(f"report: {folder / config.party / 'report.html'}")
+        say(str(outcome.report["privacy"]["sentence"]), f"report: {page}")
     return outcome.exit_code
+
+
+def _like_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """A service manager's stop is as orderly an end as Ctrl-C."""
+    raise KeyboardInterrupt

@@ -1,122 +1,168 @@
-"""What a person sees of a run: a live line in a terminal, plain lines elsewhere."""
+"""What a person or a program sees of a run: a live display, plain lines, or JSON lines."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from splitfed.cli.output import printable
 from splitfed.cli.words import whole_round
+from splitfed.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+STEP_EVERY = 0.1
+"""Seconds between two steps that are told as JSON; the last of a round always is."""
 
 
 class PlainLines:
-    """One line a fact, for logs and pipes.
+    """One line a fact, for logs and pipes; steps are too many for lines.
 
     Args:
         label: put before each line, to tell two parties apart on one screen.
-        quiet: print nothing (``--json`` keeps the output for the program that reads it).
     """
 
-    def __init__(self, label: str = "", *, quiet: bool = False) -> None:
+    def __init__(self, label: str = "") -> None:
         self._label = f"{label}: " if label else ""
-        self._quiet = quiet
-        self._last = ""
+        self._last: dict[str, str] = {}
 
     def on_phase(self, text: str) -> None:
-        self._print(text)
+        self._changed("", text)
 
     def on_step(self, round: int, step: int, steps: int, loss: float) -> None:
-        """Steps are too many for lines."""
-
-    def on_round(self, row: Mapping[str, Any]) -> None:
-        self._print(whole_round(row))
-
-    def on_peer(self, peer: str, text: str) -> None:
-        self._print(f"{peer}: {text}")
-
-    def say(self, text: str) -> None:
-        self._print(text)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
         pass
 
-    def _print(self, text: str) -> None:
-        if not self._quiet and text != self._last:
-            self._last = text
-            print(f"{self._label}{text}", flush=True)
+    def on_round(self, row: Mapping[str, Any]) -> None:
+        self.say(whole_round(row))
+
+    def on_peer(self, peer: str, text: str) -> None:
+        self._changed(peer, f"{peer}: {text}")
+
+    def say(self, text: str) -> None:
+        print(f"{self._label}{printable(text, keep=chr(10))}", flush=True)
+
+    def _changed(self, who: str, text: str) -> None:
+        """Says it unless it was the last that was said of ``who``."""
+        if self._last.get(who) != text:
+            self._last[who] = text
+            self.say(text)
 
 
-class LiveLine(PlainLines):
-    """A bar of the rounds with the current phase, loss, bytes and the peers' phases."""
+class JsonLines:
+    """Every event as one JSON object a line, for a program such as the demo."""
 
-    def __init__(self, rounds: int) -> None:
-        super().__init__()
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
-
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}"),
-            console=Console(file=sys.stdout),
-            transient=True,
-        )
-        self._task = self._bar.add_task("starting", total=rounds, detail="")
-        self._peers: dict[str, str] = {}
-        self._loss = ""
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told = -STEP_EVERY
 
     def on_phase(self, text: str) -> None:
-        self._bar.update(self._task, description=text)
-        self._show()
+        self.tell("phase", text=text)
+
+    def on_step(self, round: int, step: int, steps: int, loss: float) -> None:
+        now = self._clock()
+        if step == steps or now - self._told >= STEP_EVERY:
+            self._told = now
+            self.tell("step", round=round, step=step, steps=steps, loss=loss)
+
+    def on_round(self, row: Mapping[str, Any]) -> None:
+        self.tell("round", row=dict(row))
+
+    def on_peer(self, peer: str, text: str) -> None:
+        self.tell("peer", peer=peer, text=text)
+
+    def say(self, text: str) -> None:
+        self.tell("say", text=text)
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """One line; ``event`` says which fields there are."""
+        print(json.dumps({"event": event, **fields}), flush=True)
+
+
+class LiveRow:
+    """One party's row of a live display: its phase, a bar of its rounds, its peers."""
+
+    def __init__(self, bars: Bars, label: str, rounds: int) -> None:
+        self._bars = bars
+        self._label = label
+        self._task = bars.add_task("starting", total=rounds, label=label, detail="")
+        self._closed = 0
+        self._loss = ""
+        self._peers: dict[str, str] = {}
+
+    def on_phase(self, text: str) -> None:
+        self._bars.update(self._task, description=printable(text))
 
     def on_step(self, round: int, step: int, steps: int, loss: float) -> None:
         self._loss = f"step {step}/{steps}, loss {loss:.3f}"
+        self._bars.update(self._task, completed=round - 1 + step / (steps + 1))
         self._show()
 
     def on_round(self, row: Mapping[str, Any]) -> None:
-        self._bar.console.print(whole_round(row), highlight=False)
-        self._bar.update(self._task, completed=row["round"])
+        self.say(whole_round(row))
         self._loss = ""
+        self._bars.update(self._task, completed=row["round"])
+        self._show()
 
     def on_peer(self, peer: str, text: str) -> None:
+        if "\n" in text and self._peers.get(peer) != text:
+            self.say(f"{peer}: {text}")  # a diagnosis with its cure does not fit the row
         self._peers[peer] = text
         self._show()
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False)
+        label = f"{self._label}: " if self._label else ""
+        self._bars.console.print(
+            label + printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True
+        )
 
     def _show(self) -> None:
-        peers = "; ".join(f"{peer}: {text}" for peer, text in sorted(self._peers.items()))
-        detail = " | ".join(part for part in (self._loss, peers) if part)
-        self._bar.update(self._task, detail=detail.splitlines()[0] if detail else "")
+        peers = [f"{peer}: {text.splitlines()[0]}" for peer, text in sorted(self._peers.items())]
+        detail = "  ".join(part for part in (self._loss, *peers) if part)
+        self._bars.update(self._task, detail=printable(detail))
 
 
-def screen(rounds: int, *, quiet: bool = False) -> PlainLines:
-    """A live line where standard output is a terminal, plain lines elsewhere."""
-    if not quiet and sys.stdout.isatty():
-        return LiveLine(rounds)
-    return PlainLines(quiet=quiet)
+@contextmanager
+def screen(rounds: int, *, how: str = "auto") -> Iterator[Callable[[str], Progress]]:
+    """Gives a progress for each party by its label; "" for the only one.
+
+    Args:
+        rounds: length of the bars.
+        how: "auto" (live in a terminal, plain lines elsewhere), "json" or "silent".
+    """
+    if how == "silent":
+        yield lambda label: Silent()
+    elif how == "json":
+        lines = JsonLines()
+        yield lambda label: lines
+    elif not sys.stdout.isatty():
+        yield PlainLines
+    else:
+        with _bars() as bars:
+            yield lambda label: LiveRow(bars, label, rounds)
+
+
+def _bars() -> Bars:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+    from rich.table import Column
+
+    return Bars(
+        TextColumn("{task.fields[label]}", markup=False),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn(
+            "{task.fields[detail]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+        console=Console(file=sys.stdout),
+        expand=True,
+        transient=True,
+    )

@@ -1,11 +1,23 @@
-"""A round in one line."""
+"""Figures as people read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from splitfed.cli.output import size
+
+def size(count: int) -> str:
+    """Bytes with a binary unit.
+
+    >>> size(512), size(75264), size(3 << 30)
+    ('512 B', '73.5 KiB', '3.0 GiB')
+    """
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def whole_round(row: Mapping[str, Any]) -> str:
@@ -15,7 +27,7 @@ def whole_round(row: Mapping[str, Any]) -> str:
         parts.append(f"loss {row['train_loss']:.4f}")
     if row["validation_accuracy"] is not None:
         parts.append(f"validation accuracy {row['validation_accuracy']:.1%}")
-    parts.append(f"sent {size(row['bytes_sent'])}")
+    parts.append(f"sent {size(row['bytes_sent'])}, received {size(row['bytes_received'])}")
     parts.append("no privacy" if row["epsilon"] is None else f"epsilon {row['epsilon']:.2f}")
     times = f"train {row['train_s']:.1f} s, exchange {row['exchange_s']:.2f} s"
     parts.append(f"{times}, wait {row['wait_s']:.1f} s")

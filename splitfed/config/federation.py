@@ -27,8 +27,8 @@ from splitfed.config.values import (
 )
 
 NO_PRIVACY = (
-    "NO PRIVACY GUARANTEE: the shared tensors leave this machine without noise. Whoever "
-    "receives them may infer who or what is in the training images, or reconstruct some."
+    "NO PRIVACY GUARANTEE: the shared tensors leave as they were trained. Whoever sees them "
+    "can learn about single training images. Images, labels and private layers stay."
 )
 """What is printed, word for word, wherever privacy mode "none" is used."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from splitfed.demo.story import run_demo
+from splitfed.demo.processes import run_together
+from splitfed.demo.story import check_choices, combine, full_reference, make_parties
 
-__all__ = ["run_demo"]
+__all__ = ["check_choices", "combine", "full_reference", "make_parties", "run_together"]

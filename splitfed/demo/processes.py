@@ -1,77 +1,142 @@
-"""Several ``splitfed run`` processes side by side on one screen."""
+"""Several ``splitfed run`` processes side by side, their progress on one screen."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
-LAST_PHASE = "evaluating"
+from splitfed.progress import Progress
+
 GRACE = 10.0
 """Seconds that a party gets to end by itself before it is killed."""
 
+COMMAND = (sys.executable, "-m", "splitfed", "run", "--events")
 
-def run_together(files: Mapping[str, Path], out: Path) -> int:
-    """Run every party to its end; returns the first exit code that is not 0, or 0.
 
-    Each line that a party prints appears with its name before it. When one party fails or
-    Ctrl-C is pressed, the others are stopped: only processes started here, by their handle.
+def run_together(
+    files: Mapping[str, Path],
+    out: Path,
+    progress: Callable[[str], Progress],
+    command: Collection[str] = COMMAND,
+) -> int:
+    """Runs every party to its end; returns the first exit code that is not 0, or 0.
+
+    When one party fails, or this process is interrupted or terminated, the others are
+    stopped: only processes that were started here, each by its own handle.
+
+    Args:
+        files: each party's party.toml, by its name.
+        out: the folder for the run folders.
+        progress: gives each party's progress by its name.
+        command: what is started, without the file.
     """
+    # One thread each: two parties that both take all cores only get in each other's way.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    processes = {
-        name: subprocess.Popen(
-            [sys.executable, "-m", "splitfed", "run", str(file), "--out", str(out)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
-        )
-        for name, file in files.items()
-    }
-    ended: dict[str, int] = {}
+    ended: list[int] = []
     changed = threading.Condition()
 
-    def follow(name: str, process: subprocess.Popen[str]) -> None:
-        told = True
-        for line in process.stdout or ():
-            told = told or line.startswith("error")
-            if told:
-                print(f"{name}: {line.rstrip()}", flush=True)
-            if line.strip() == LAST_PHASE:
-                told = False  # its own table follows; the demo prints one of all parties
+    def follow(process: subprocess.Popen[str], told: Progress) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                forward(line, told)
         code = process.wait()
         with changed:
-            ended[name] = code
+            ended.append(code)
             changed.notify_all()
 
-    followers = [
-        threading.Thread(target=follow, args=item, daemon=True) for item in processes.items()
-    ]
+    def complain(process: subprocess.Popen[str], told: Progress) -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            for line in process.stderr:
+                told.say(line.rstrip())
+
+    processes: list[subprocess.Popen[str]] = []
+    followers: list[threading.Thread] = []
+    with _terminated_like_interrupted():
+        try:
+            for name, file in files.items():
+                process = subprocess.Popen(
+                    [*command, str(file), "--out", str(out)],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    stdin=subprocess.DEVNULL,
+                    text=True,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches us alone, and we pass it on
+                )
+                processes.append(process)
+                told = progress(name)
+                for work in (follow, complain):
+                    follower = threading.Thread(target=work, args=(process, told), daemon=True)
+                    follower.start()
+                    followers.append(follower)
+            with changed:
+                changed.wait_for(lambda: len(ended) == len(files) or any(ended))
+                first = next((code for code in ended if code), 0)
+        finally:
+            _stop(processes)
+            for follower in followers:
+                follower.join()
+    return first
+
+
+def forward(line: str, told: Progress) -> None:
+    """Tells ``told`` one event of a run's ``--events``; any other line is said as it is."""
     try:
-        for follower in followers:
-            follower.start()
-        with changed:
-            while len(ended) < len(processes) and not any(ended.values()):
-                changed.wait(1.0)
-    finally:
-        _stop(processes.values())
-    for follower in followers:
-        follower.join()
-    return next((code for code in ended.values() if code), 0)
+        event = json.loads(line)
+        kind = event.pop("event")
+    except (ValueError, TypeError, AttributeError, KeyError):
+        told.say(line.rstrip())
+        return
+    match kind:
+        case "phase":
+            told.on_phase(event["text"])
+        case "step":
+            told.on_step(event["round"], event["step"], event["steps"], event["loss"])
+        case "round":
+            told.on_round(event["row"])
+        case "peer":
+            told.on_peer(event["peer"], event["text"])
+        case "say":
+            told.say(event["text"])
+        case "end":
+            told.on_phase("done")
 
 
 def _stop(processes: Collection[subprocess.Popen[str]]) -> None:
+    """Ends those that still live: asked first, killed after :data:`GRACE` seconds."""
     for process in processes:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
     for process in processes:
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM must not leave the children behind: they are in sessions of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

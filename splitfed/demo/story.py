@@ -1,151 +1,155 @@
-"""``splitfed demo``: two hospitals as two processes, then the comparison."""
+"""The demo's fixed setting: two hospitals, 5,000 real digits, and what they come to."""
 
 from __future__ import annotations
 
 import shutil
-import sys
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from splitfed.demo.processes import run_together
 from splitfed.errors import UserError
 from splitfed.founding import DIGITS, Newcomer, Proposal, found, join, sources_of
+from splitfed.progress import Progress
 
-SEED = 1
 NAMES = ("hospital-a", "hospital-b")
 SPLITS = ("skew", "iid")
+RECORDS = 1000
+SEED = 1
+PUBLIC_SPLIT = 0
+"""Seed of the public division of the digits, apart from that of the models."""
+
+MARK = ".splitfed-demo"
+"""Stands in a folder that a demo made, so that the next one may replace what is in it."""
+
+PARTIES = "parties"
 
 
-def run_demo(out: Path, *, rounds: int, parties: int, split: str, privacy: str) -> int:
-    """Run the demo's fixed setting and print the comparison; returns the exit code.
+def check_choices(*, parties: int, split: str, privacy: str) -> None:
+    """Refuses what is not built.
 
     Raises:
-        UserError: a choice that is not built, or an ``out`` that holds something else.
-        SplitfedError: what a party's process ended with, by its exit code.
+        UserError: naming the flag.
     """
-    _check(parties, split, privacy)
-    _empty(out)
-    folders = make_parties(out / "parties", rounds=rounds, split=split)
-    print(f"two parties on this machine, {rounds} rounds; only conv1 and conv2 cross the wire")
-    code = run_together({name: folder / "party.toml" for name, folder in folders.items()}, out)
-    if code:
-        return code
-    print("training the `full` reference (everything averaged) in this process")
-    full = full_reference(folders, rounds)
-    finish(out, full)
-    return 0
+    if parties != len(NAMES):
+        raise UserError(
+            f"--parties {parties} is not built yet: the network link serves two parties",
+            "leave it out, or use splitfed.Federation for more parties in one process",
+        )
+    if split not in SPLITS:
+        raise UserError(f"--split {split}: no such split", f"choose one of: {', '.join(SPLITS)}")
+    if privacy != "none":
+        raise UserError(
+            f"--privacy {privacy} is not built yet",
+            'only "none" is (NO PRIVACY GUARANTEE); leave it out',
+        )
 
 
-def make_parties(where: Path, *, rounds: int, split: str) -> dict[str, Path]:
-    """The two party folders, made as `splitfed init` and `init --join` make them."""
-    first, second = (where / name for name in NAMES)
+def make_parties(out: Path, *, rounds: int, split: str) -> dict[str, Path]:
+    """Makes the parties' folders below ``out`` as ``splitfed init`` and ``init --join`` do.
+
+    Returns:
+        Each party's party.toml, by its name.
+
+    Raises:
+        UserError: ``out`` holds something that no demo made.
+    """
+    _clear(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
 
     def newcomer(index: int, address: str | None) -> Newcomer:
-        source = f"digits:party={index}&parties=2&split={split}&seed={SEED}"
+        source = f"digits:party={index}&parties={len(NAMES)}&split={split}&seed={PUBLIC_SPLIT}"
         return Newcomer(
             party=NAMES[index],
             address=address,
-            records=1000,
-            sources=sources_of(source, where),
+            records=RECORDS,
+            sources=sources_of(source, out),
             data_id="digits",
             acceptance=True,
         )
 
     proposal = Proposal(
-        name="demo",
-        classes=DIGITS,
-        rounds=rounds,
-        seed=SEED,
-        mean=(0.1307,),
-        std=(0.3081,),
+        name="demo", classes=DIGITS, rounds=rounds, seed=SEED, mean=(0.1307,), std=(0.3081,)
     )
-    # The port is chosen by the system just before it is used.
-    address = f"tcp://127.0.0.1:{_free_port()}"
-    made = found(first, proposal, newcomer(0, address))
+    first, second = (out / PARTIES / name for name in NAMES)
+    # The port is the system's choice, made just before it is used.
+    made = found(first, proposal, newcomer(0, f"tcp://127.0.0.1:{_free_port()}"))
     joined = join(second, made.federation_file, newcomer(1, None))
     shutil.copyfile(joined.federation_file, made.federation_file)
-    return dict(zip(NAMES, (first, second), strict=True))
+    return dict(zip(NAMES, (made.party_file, joined.party_file), strict=True))
 
 
-def full_reference(folders: dict[str, Path], rounds: int) -> dict[str, Any]:
-    """The same setting with everything averaged: each party's evaluation row."""
+def full_reference(
+    files: Mapping[str, Path], rounds: int, progress: Progress
+) -> dict[str, dict[str, Any] | None]:
+    """The same setting with every layer averaged, in this process: each party's result.
+
+    Args:
+        files: as :func:`make_parties` returned them.
+        progress: told of the first party's rounds.
+    """
     from splitfed.config import load_party
+    from splitfed.progress import Silent
     from splitfed.run.party import load_data
     from splitfed.simulation import Federation, Party
 
-    configs = {name: load_party(folder / "party.toml") for name, folder in folders.items()}
-    first = next(iter(configs.values()))
-    data = {name: load_data(config) for name, config in configs.items()}
+    configs = {name: load_party(file) for name, file in files.items()}
+    first = next(iter(configs))
+    agreement = configs[first].federation
+    parties = []
+    for name, config in configs.items():
+        data = load_data(config)
+        parties.append(
+            Party(name, data.train, data.validation, data.test, training=config.training)
+        )
     reports = Federation(
-        model=first.federation.model.factory,
-        arguments=first.federation.model.arguments,
+        model=agreement.model.factory,
+        arguments=agreement.model.arguments,
         shared="*",
         rounds=rounds,
-        classes=first.federation.classes,
-        seed=first.federation.seed,
+        classes=agreement.classes,
+        seed=agreement.seed,
         privacy="none",
-        training=first.training,
-    ).simulate([Party(n, d.train, d.validation, d.test) for n, d in data.items()])
+    ).simulate(parties, progress=lambda name: progress if name == first else Silent())
+    # What that federation calls its own model is, with everything shared, plain averaging.
     return {name: report["evaluation"]["partial"] for name, report in reports.items()}
 
 
-def finish(out: Path, full: dict[str, Any]) -> None:
-    """Put the reference into every report, write the combined one, and print the table."""
-    from splitfed.report import (
-        console_table,
-        plain_lines,
-        read_report,
-        write_combined,
-        write_report,
-    )
+def combine(
+    out: Path, files: Mapping[str, Path], full: Mapping[str, dict[str, Any] | None]
+) -> tuple[dict[str, dict[str, Any]], Path]:
+    """Puts the reference into every party's report and writes the report of both.
 
-    reports = {name: read_report(out / name) for name in NAMES}
+    Returns:
+        The reports by party, and the path of the combined report.html.
+    """
+    from splitfed.report import read_report, write_combined, write_report
+
+    reports = {name: read_report(out / name) for name in files}
     for name, report in reports.items():
         report["evaluation"]["full"] = full[name]
         write_report(out / name, report)
-    page = write_combined(out, reports)
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(console_table(reports))
-    else:
-        print("\n".join(plain_lines(reports)))
-    print(reports[NAMES[0]]["privacy"]["sentence"])
-    print(f"report: {page}")
+    return reports, write_combined(out, reports)
 
 
-def _check(parties: int, split: str, privacy: str) -> None:
-    if parties != len(NAMES):
-        raise UserError(
-            f"--parties {parties} is not built yet: the link serves two parties",
-            "leave it out, or use splitfed.simulation.Federation for more in one process",
-        )
-    if split not in SPLITS:
-        raise UserError(f"--split {split}", f"choose one of: {', '.join(SPLITS)}")
-    if privacy != "none":
-        raise UserError(
-            f"--privacy {privacy} is not built yet",
-            'only "none" is (NO PRIVACY GUARANTEE)',
-        )
-
-
-def _empty(out: Path) -> None:
-    """An earlier demo in ``out`` goes; anything else stays and is named."""
+def _clear(out: Path) -> None:
+    """Removes what an earlier demo left in ``out``, and nothing else."""
     if not out.exists():
         return
-    ours = {"parties", *NAMES, "report.json", "report.html"}
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in ours)
-    if foreign or not out.is_dir():
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file()):
         raise UserError(
-            f"{out} holds {', '.join(foreign[:3]) or 'a file'}, which is not from a demo",
-            "choose another --out",
+            f"--out {out}: is there already, and not from a demo",
+            "choose another --out, or an empty folder",
         )
-    shutil.rmtree(out)
+    for name in (PARTIES, *NAMES):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+    for name in ("report.json", "report.html"):
+        (out / name).unlink(missing_ok=True)
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

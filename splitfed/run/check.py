@@ -15,9 +15,9 @@ from splitfed.errors import SplitfedError, UserError
 from splitfed.rounds import Entrance
 from splitfed.run.agreed import Agreed
 from splitfed.run.life import make_greeting, make_link
-from splitfed.run.party import agree, make_wire, roster_of
+from splitfed.run.party import agree, make_wire, own_identity, roster_of
 from splitfed.transport.events import Failed, Greeted, Noticed, StatusChanged
-from splitfed.transport.keys import Identity, load_secret
+from splitfed.transport.keys import Identity
 from splitfed.transport.zeromq import ZmqWire
 
 TIMEOUT = 10.0
@@ -51,7 +51,7 @@ def check_peers(config: PartyConfig, *, timeout: float = TIMEOUT) -> list[PeerCh
     Raises:
         UserError: the own files, keys or model are not in order.
     """
-    me = Identity(name=config.party, secret=load_secret(config.secret_key))
+    me = own_identity(config)
     agreed = agree(config)
     wire = make_wire(config, me)
     if not wire.expected:

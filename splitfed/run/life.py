@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from splitfed.config import NO_PRIVACY
 from splitfed.evaluation import Predictions, paired_bootstrap, score
 from splitfed.progress import Progress
 from splitfed.report import write_report
@@ -29,10 +30,6 @@ from splitfed.transport.keys import Identity, verify_signature
 from splitfed.transport.link import Link
 from splitfed.transport.wire import Wire
 
-NO_PRIVACY = (
-    "NO PRIVACY GUARANTEE: the shared tensors leave as they were trained. Whoever sees them "
-    "can learn about single training images. Images, labels, counts and private layers stay."
-)
 SCHEMA = 1
 
 

@@ -12,7 +12,7 @@ import torch
 
 from splitfed.config import PartyConfig, canonical_json
 from splitfed.data import ImageSet, Preprocessing, load
-from splitfed.errors import FolderError
+from splitfed.errors import ConfigError, Fault, FolderError
 from splitfed.models import initialise, load_initial
 from splitfed.progress import Progress
 from splitfed.rounds import Terms
@@ -38,7 +38,7 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
     done = _finished(path, config)
     if done is not None:
         return done
-    me = Identity(name=config.party, secret=load_secret(config.secret_key))
+    me = own_identity(config)
     agreed = agree(config)
     own = None
     if config.model is not None:
@@ -115,6 +115,32 @@ def agree(config: PartyConfig) -> Agreed:
         roster=federation.roster_digest,
         roster_document=canonical_json(federation.roster()).decode(),
     )
+
+
+def own_identity(config: PartyConfig) -> Identity:
+    """My name and secret keys, which must be those that the agreement knows me by.
+
+    Raises:
+        UserError: the secret file is missing, open to others, or damaged.
+        ConfigError: the agreement holds other public keys under my name.
+    """
+    secret = load_secret(config.secret_key)
+    own = {"public_key": secret.curve_public, "signing_key": secret.signing_public}
+    agreed = {"public_key": config.me.public_key, "signing_key": config.me.signing_key}
+    faults = [
+        Fault(
+            str(config.federation_path),
+            f"parties.{config.party}.{key}",
+            agreed[key],
+            f"{config.secret_key} holds the secret of {own[key]}: name the right secret_key in "
+            "party.toml, or agree on this key on both sides",
+        )
+        for key in own
+        if own[key] != agreed[key]
+    ]
+    if faults:
+        raise ConfigError(faults)
+    return Identity(name=config.party, secret=secret)
 
 
 def load_data(config: PartyConfig) -> PartyData:

@@ -1,0 +1,19 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PartyFile = Annotated[
+    Path, typer.Argument(metavar="PARTY.TOML", help="Your own party.toml.", show_default=False)
+]
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="A party's run folder, such as runs/hospital-a.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
