@@ -13,37 +13,34 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import msgspec
-
 from splitfed.aggregation import RULES
 from splitfed.errors import (
     Defect,
-    FolderError,
-    LedgerTampered,
-    LinkDown,
     OwnUpdatesExcluded,
-    PeerUnreachable,
 )
 from splitfed.progress import Progress
 from splitfed.rounds.entrance import Entrance
-from splitfed.rounds.gates import UPDATE, Admission, Release, Signer, admit, release
-from splitfed.rounds.gates import released_before as again
+from splitfed.rounds.gates import Release, Signer, admit, release
 from splitfed.rounds.learner import Learner, Trained
-from splitfed.rounds.mail import Mail, Violation
+from splitfed.rounds.mail import Mail
+from splitfed.rounds.recovery import (
+    check_checkpoint,
+    greeting_now,
+    recalled,
+    released_earlier,
+    under,
+)
 from splitfed.rounds.terms import Terms
 from splitfed.rounds.timing import RoundClock
 from splitfed.rounds.vote import Vote, encode_vote
-from splitfed.store import Checkpoint, RunFolder, release_id
+from splitfed.rounds.waiting import GoAlone, Waiting
+from splitfed.store import Checkpoint, RunFolder
 from splitfed.tensors import Tensors, digest
-from splitfed.transport.events import Greeting, Offer, Outcome, vote_message
+from splitfed.transport.events import Greeting, Outcome, vote_message
 from splitfed.transport.link import Link
 
 CONFIRM_WITHIN = 60.0
 """Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
-
-
-class GoAlone(Exception):
-    """Inside this module only: the federation is over for us, the model is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +103,7 @@ class Engine:
     _alone: str = field(init=False, default="")
     _mail: Mail = field(init=False)
     _times: RoundClock = field(init=False)
+    _waiting: Waiting = field(init=False)
 
     def run(self) -> Ending:
         """Take part until the last round is closed; go on where the folder left off.
@@ -135,12 +133,23 @@ class Engine:
             progress=self.progress,
             clock=self.clock,
         )
+        self._waiting = Waiting(
+            link=self.link,
+            mail=self._mail,
+            folder=self.folder,
+            rejected=self.rejected,
+            patience=self.patience,
+            on_absent=self.on_absent,
+            clock=self.clock,
+        )
         self._greet()
         self._mail.open(self._closed + 1, self._g)
         self.link.start()
         self._retain(self._closed)
         self._say("meeting", self._closed)
-        self._wait(lambda: [p for p in self._mail.peers if p not in self._mail.met], "greeting")
+        self._waiting.until_here(
+            lambda: [p for p in self._mail.peers if p not in self._mail.met], "greeting"
+        )
         self.folder.adopt_contract(self.terms.contract, self.greeting.contract_document)
         self._times.restart()
         while self._closed < self.terms.rounds:
@@ -165,9 +174,9 @@ class Engine:
         if closed is not None:
             self._closed, self._outcome = closed.round, closed.outcome
         if checkpoint is not None:
-            self._check_checkpoint(checkpoint)
-            self._g = _under("global/", checkpoint.tensors)
-            self.learner.restore(_under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
+            check_checkpoint(self.folder, checkpoint, self._closed)
+            self._g = under("global/", checkpoint.tensors)
+            self.learner.restore(under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
             if checkpoint.meta["phase"] == "trained":
                 self._trained = Trained(**checkpoint.meta["trained"])
         rows = self.folder.history()
@@ -175,38 +184,15 @@ class Engine:
         self._alone = next((row["reason"] for row in rows if row["outcome"] == "alone"), "")
         self.rejected = [fault for row in rows for fault in row["rejected"]]
 
-    def _check_checkpoint(self, checkpoint: Checkpoint) -> None:
-        expected = self._closed + (checkpoint.meta["phase"] == "trained")
-        if checkpoint.round != expected:
-            raise FolderError(
-                f"the newest whole checkpoint in {self.folder.path} is of round "
-                f"{checkpoint.round}, and round {self._closed} is closed",
-                "restore the checkpoints folder from a backup, or begin anew with another --out",
-            )
-
     def _greet(self) -> None:
-        held = {}
-        for round in (self._closed, self._closed + 1):
-            for row in self.folder.votes(round) if round else ():
-                if row.party != self.party:
-                    held[row.party] = (row.body, row.signature)
-        own = self.folder.own_vote(self._closed + 1)
         self.link.greet(
-            msgspec.structs.replace(
-                self.greeting,
-                closed_round=self._closed,
-                closed_outcome=self._outcome,
-                closed_digest=digest(self._g) if self._closed else b"",
-                open_vote=own.body if own else None,
-                open_vote_signature=own.signature if own else None,
-                votes_held=held,
-            )
+            greeting_now(self.greeting, self.folder, self._closed, self._outcome, self._g)
         )
 
     def _retain(self, closed: int) -> None:
         """Offer again, byte for byte, what a peer one round behind may still need."""
         for round in (closed, closed + 1):
-            stored = self._stored_release(round) if round else None
+            stored = self._earlier(round) if round else None
             if stored is not None:
                 self.link.offer(stored.outgoing)
             vote = self.folder.own_vote(round) if round else None
@@ -227,34 +213,33 @@ class Engine:
             ]
 
         while waiting := unfinished():
-            self._take(waiting, "goodbye")
-            if all(self._silent(peer) > self.confirm_within for peer in unfinished()):
+            self._waiting.take(waiting, "goodbye")
+            if all(self._waiting.silent(peer) > self.confirm_within for peer in unfinished()):
                 break
         confirmed = not unfinished()
         if confirmed:
             self.folder.confirm()
         return confirmed
 
-    def _silent(self, peer: str) -> float:
-        seen = self.link.peers_status()[peer].last_sign_of_life
-        return float("inf") if seen is None else self.clock() - seen
-
     # --- one round ---------------------------------------------------------------------
 
     def _round(self, round: int) -> None:
         self._times.begin(self.link.traffic())
         self._mail.open(round, self._g)
-        self._recall(round)
+        for verdict in recalled(
+            self.folder, terms=self.terms, base=self._g, run=self._run(), round=round
+        ):
+            self._mail.book.add_input(verdict)
         trained = self._train(round)
         own = self._release(round)
         self._say("exchanging", round)
         self.link.offer(own.outgoing)
         self._times.offered()
         self._note_own(round, own)
-        self._wait(lambda: self._mail.book.missing_inputs(self.terms), "update")
+        self._waiting.until_here(lambda: self._mail.book.missing_inputs(self.terms), "update")
         self._times.waited_until(self._mail.busy_until.values())
         outcome, aggregate, vote = self._settle(round)
-        self._wait(lambda: self._mail.book.missing_votes(self.terms), "vote")
+        self._waiting.until_here(lambda: self._mail.book.missing_votes(self.terms), "vote")
         self._check_votes(vote)
         self._g = aggregate
         self.learner.merge(aggregate)
@@ -278,7 +263,7 @@ class Engine:
         return trained
 
     def _release(self, round: int) -> Release:
-        stored = self._stored_release(round)
+        stored = self._earlier(round)
         if stored is not None:
             return stored
         out = release(
@@ -299,27 +284,9 @@ class Engine:
             self.folder.log("shortened", round=round, factor=out.scaled)
         return out
 
-    def _stored_release(self, round: int) -> Release | None:
-        """What this party released in ``round`` before a restart, or None."""
-        if self.folder.run is None:
-            return None
-        entry = self.folder.ledger.find(release_id(self.folder.run, self.party, round, UPDATE))
-        if entry is None:
-            return None
-        payload = self.folder.outbox.get(entry.row.root)
-        if payload is None:
-            raise LedgerTampered(
-                f"round {round} was released, and {self.folder.path}/outbox/"
-                f"{entry.row.root.hex()} is gone",
-                "restore the file from a backup: other bytes must never be sent in its place",
-            )
-        return again(
-            payload,
-            terms=self.terms,
-            run=self.folder.run,
-            round=round,
-            party=self.party,
-            signer=self.signer,
+    def _earlier(self, round: int) -> Release | None:
+        return released_earlier(
+            self.folder, terms=self.terms, party=self.party, signer=self.signer, round=round
         )
 
     def _note_own(self, round: int, own: Release) -> None:
@@ -333,26 +300,6 @@ class Engine:
             round=round,
         )
         self._mail.book.add_input(verdict)
-
-    def _recall(self, round: int) -> None:
-        """Judge again the peers' updates that were stored before a restart."""
-        for row in self.folder.inputs(round):
-            offer = msgspec.msgpack.decode(row.offer, type=Offer)
-            payload = self.folder.inbox.get(row.root)
-            if payload is None and row.reason:
-                verdict = Admission(party=row.party, root=row.root, tensors=None, reason=row.reason)
-            elif payload is None:
-                continue  # the peer still holds it and offers it again
-            else:
-                verdict = admit(
-                    offer,
-                    payload,
-                    terms=self.terms,
-                    base=self._g,
-                    run=self._run(),
-                    round=round,
-                )
-            self._mail.book.add_input(verdict)
 
     def _settle(self, round: int) -> tuple[Outcome, Tensors, Vote]:
         """Aggregate what was admitted and vote on it, durably before it is sent."""
@@ -383,7 +330,9 @@ class Engine:
         different = self._mail.book.contradiction(own)
         if different is not None:
             peer, difference = different
-            self._reject(own.round, peer, f"its vote contradicts the stored inputs: {difference}")
+            self._waiting.reject(
+                own.round, peer, f"its vote contradicts the stored inputs: {difference}"
+            )
 
     def _close(self, round: int, outcome: Outcome, g: bytes, trained: Trained) -> None:
         self._times.mark("exchange")
@@ -425,53 +374,6 @@ class Engine:
             )
         raise GoAlone(f"{self._voids} void rounds, last excluded: {', '.join(excluded)}")
 
-    # --- waiting -----------------------------------------------------------------------
-
-    def _wait(self, missing: Callable[[], list[str]], what: str) -> None:
-        """Take mail until nothing is missing.
-
-        Raises:
-            GoAlone: a peer broke the rules, left, or is absent beyond patience.
-            PeerUnreachable: the same absence with ``on_absent = "wait"``.
-        """
-        began = self.clock()
-        while waiting := missing():
-            self._take(waiting, what)
-            if not self.patience:
-                continue
-            for peer in missing():
-                changed = self.link.peers_status()[peer].since_change
-                silent = self.clock() - (began if changed is None else changed)
-                if silent > self.patience:
-                    self._absent(peer, what, silent)
-
-    def _take(self, waiting: list[str], what: str) -> None:
-        self.folder.set_status(
-            {"phase": "waiting", "round": self._mail.book.round, "for": what, "of": waiting}
-        )
-        event = self.link.next(timeout=1.0)
-        if event is None:
-            if self.link.closed:
-                raise LinkDown(f"the link was closed while waiting for the {what} of {waiting}")
-            return
-        try:
-            self._mail.handle(event)
-        except Violation as fault:
-            self._reject(self._mail.book.round, fault.peer, fault.reason)
-
-    def _reject(self, round: int, peer: str, reason: str) -> None:
-        self.rejected.append({"round": round, "peer": peer, "reason": reason})
-        self.folder.log("violation", round=round, peer=peer, reason=reason)
-        raise GoAlone(f"{peer}: {reason}")
-
-    def _absent(self, peer: str, what: str, silent: float) -> None:
-        text = f"{peer} showed no progress for {silent:.0f} s while we wait for its {what}"
-        if self.on_absent == "finish-alone":
-            raise GoAlone(text)
-        raise PeerUnreachable(
-            text, "run again when the peer is back: the run goes on where it stopped"
-        )
-
     # --- small things ------------------------------------------------------------------
 
     def _run(self) -> bytes:
@@ -498,11 +400,3 @@ class Engine:
             },
             meta={"phase": phase, "learner": meta, **more},
         )
-
-
-def _under(prefix: str, tensors: Tensors) -> Tensors:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
