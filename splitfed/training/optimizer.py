@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -76,11 +76,30 @@ class NamedOptimizer:
 
 def _build(parameters: Iterable[nn.Parameter], settings: TrainingConfig) -> torch.optim.Optimizer:
     chosen = list(parameters)
-    decay = settings.weight_decay
+    rate, decay = settings.lr, settings.weight_decay
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            chosen, lr=settings.lr, momentum=settings.momentum, weight_decay=decay
-        )
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(chosen, lr=settings.lr, weight_decay=decay)
-    return torch.optim.AdamW(chosen, lr=settings.lr, weight_decay=decay)
+        sgd = _uncompiled(torch.optim.SGD)
+        return sgd(chosen, lr=rate, momentum=settings.momentum, weight_decay=decay)
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return _uncompiled(kind)(chosen, lr=rate, weight_decay=decay)
+
+
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+
+def _uncompiled(kind: type[Kind]) -> type[Kind]:
+    """``kind`` without the decorators that tell torch's compiler to keep out.
+
+    The first call of each of them imports the whole compiler, one to two seconds of every
+    start, and nothing here is compiled. What is left of ``step`` is its body, without
+    gradients as the decorator has it. A torch whose methods are not decorated this way gives
+    the same optimizer with its slow start.
+    """
+    body = {name: _undecorated(getattr(kind, name)) for name in ("add_param_group", "zero_grad")}
+    body["step"] = torch.no_grad()(_undecorated(kind.step))
+    plain: type[Kind] = type(kind.__name__, (kind,), body)
+    return plain
+
+
+def _undecorated(method: Callable[..., Any]) -> Callable[..., Any]:
+    return getattr(method, "__wrapped__", method)
