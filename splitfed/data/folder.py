@@ -86,19 +86,21 @@ def decode(path: Path, fitting: Fitting) -> Pixels:
             "leave PIL.ImageFile.LOAD_TRUNCATED_IMAGES off",
         )
     with warnings.catch_warnings():
-        # PIL only warns of moderate bombs and of damage that it can read around.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # Damage that PIL can read around is damage; its own, higher pixel limit has no say.
         warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             return _decode(path, fitting)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        except Image.DecompressionBombError:
             raise _oversized(path) from None
         except UnidentifiedImageError:
             raise DataError(
                 f"{path}: not an image of a known format ({', '.join(FORMATS)})",
                 "remove or mend it",
             ) from None
-        except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as problem:
+        except DataError:
+            raise
+        except Exception as problem:  # decoders meet damaged bytes with errors of every class
             reason = getattr(problem, "strerror", None) or str(problem)
             raise DataError(
                 f"{path}: cannot be read as an image: {reason}", "mend or remove it"

@@ -14,9 +14,12 @@ import torch
 from PIL import Image, ImageFile
 
 from splitfed.data import ImageSet, Preprocessing, load
+from splitfed.data.folder import decode
+from splitfed.data.preprocessing import CONVERSIONS, Fitting
 from splitfed.errors import DataError
 
 SMALL = Preprocessing(channels=1, size=(4, 6))
+FITTING = Fitting(preprocessing=SMALL, convert=frozenset(CONVERSIONS), spec="folder:x")
 
 
 def save(path: Path, value: int, mode: str = "L", size: tuple[int, int] = (6, 4)) -> Path:
@@ -135,6 +138,43 @@ def test_one_flipped_byte_in_a_png_is_noticed(scans: Path) -> None:
     body[body.index(b"IDAT") + 8] ^= 0xFF
     path.write_bytes(bytes(body))
     with pytest.raises(DataError, match=r"ill/a\.png: cannot be read as an image"):
+        read(scans)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff", "webp", "ppm"])
+def test_damaged_bytes_give_an_image_or_a_data_error_and_nothing_else(
+    tmp_path: Path, suffix: str
+) -> None:
+    draw = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    kind = {"jpg": "JPEG"}.get(suffix, suffix.upper())
+    Image.fromarray(draw.integers(0, 256, (4, 6, 3), np.uint8)).save(buffer, kind)
+    sound = buffer.getvalue()
+    path = tmp_path / f"x.{suffix}"
+    shapes, refusals = [], []
+    for _ in range(150):
+        body = bytearray(sound)
+        for _ in range(draw.integers(1, 4)):
+            body[draw.integers(len(body))] = draw.integers(256)
+        path.write_bytes(body)
+        try:
+            shapes.append(decode(path, FITTING).shape)
+        except DataError as error:
+            refusals.append(error.message)
+    assert set(shapes) <= {(1, 4, 6)}
+    assert refusals
+    assert all(message.startswith(f"{path}: ") for message in refusals)
+
+
+def test_damage_that_pil_only_warns_of_is_an_error(scans: Path) -> None:
+    path = scans / "ill" / "a.jpg"
+    save(path, 9)
+    body = path.read_bytes()
+    segment = b"MPF\0garbage!"  # promises further pictures and holds none
+    path.write_bytes(
+        body[:2] + b"\xff\xe2" + struct.pack(">H", len(segment) + 2) + segment + body[2:]
+    )
+    with pytest.raises(DataError, match=r"ill/a\.jpg: cannot be read as an image: .*malformed MPO"):
         read(scans)
 
 

@@ -165,6 +165,23 @@ def test_an_array_that_does_not_fit_is_named(
         read(tmp_path)
 
 
+def test_damaged_bytes_give_a_set_or_a_data_error_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path, train_images=GREY, train_labels=LABELS)
+    sound = (tmp_path / "set.npz").read_bytes()
+    draw = np.random.default_rng(1)
+    refusals = []
+    for _ in range(200):
+        body = bytearray(sound)
+        body[draw.integers(len(body))] = draw.integers(256)
+        (tmp_path / "set.npz").write_bytes(body)
+        try:
+            read(tmp_path)
+        except DataError as error:
+            refusals.append(error.message)
+    assert refusals
+    assert all("set.npz" in message for message in refusals)
+
+
 def test_a_regression_refuses_labels_that_are_no_numbers(tmp_path: Path) -> None:
     for labels in (np.array(list("abcabc")), np.array([0, 1, np.inf, 0, 0, 0])):
         write(tmp_path, train_images=GREY, train_labels=labels)
