@@ -394,9 +394,7 @@ class Engine:
         tensors, meta = self.learner.state()
         return Checkpoint(
             round=round,
-            tensors={
-                **{f"global/{name}": tensor for name, tensor in self._g.items()},
-                **{f"learner/{name}": tensor for name, tensor in tensors.items()},
-            },
+            tensors={f"global/{name}": tensor for name, tensor in self._g.items()}
+            | {f"learner/{name}": tensor for name, tensor in tensors.items()},
             meta={"phase": phase, "learner": meta, **more},
         )
