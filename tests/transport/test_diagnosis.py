@@ -92,7 +92,7 @@ def test_why_there_is_no_connection_is_told_apart(
         watched.now += waited
         (found,) = watched.watch.observe(RETRIED, 0, watched.now)
         assert isinstance(found, Diagnosis)
-        assert why in str(found.error)
+        assert why in found.error.message
 
 
 def test_somebody_is_looked_for_after_three_broken_off_handshakes_in_a_row() -> None:

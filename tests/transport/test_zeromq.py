@@ -116,9 +116,39 @@ def test_a_full_queue_is_busy_and_nothing_is_lost_or_sent_twice(b: Bench) -> Non
         assert bob.send("alice", at_bob, HEADER, b"room again") is Sent.SENT
 
 
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """What each wait of a wire ended with; an empty list: its time was up."""
+    seen: list[list[Any]] = []
+    poll = zmq.Poller.poll
+
+    def watched(self: zmq.Poller, timeout: Any = None) -> list[Any]:
+        seen.append(poll(self, timeout))
+        return seen[-1]
+
+    monkeypatch.setattr(zmq.Poller, "poll", watched)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_with_nothing_to_do_a_wire_sleeps(
+    joined: Joined, ready: list[list[Any]], name: str
+) -> None:
+    wire = joined.alice if name == "alice" else joined.bob
+    ours, theirs = socket.socketpair()
+
+    def slept() -> bool:
+        ready.clear()
+        wire.poll(ours.fileno(), 0.05)
+        return ready == [[]]
+
+    with ours, theirs:
+        joined.bench.run(slept)
+
+
 @pytest.mark.parametrize("sender", ["alice", "bob"])
 def test_waiting_for_room_sleeps_and_is_woken_by_room(
-    b: Bench, monkeypatch: pytest.MonkeyPatch, sender: str
+    b: Bench, ready: list[list[Any]], sender: str
 ) -> None:
     options = replace(QUICK, high_water_mark=2)
     alice = b.alice(options=options)
@@ -129,14 +159,6 @@ def test_waiting_for_room_sleeps_and_is_woken_by_room(
         wire, peer, connection = (
             (alice, "bob", at_alice) if sender == "alice" else (bob, "alice", at_bob)
         )
-        ready: list[list[Any]] = []
-        poll = zmq.Poller.poll
-
-        def watched(self: zmq.Poller, timeout: Any = None) -> list[Any]:
-            ready.append(poll(self, timeout))
-            return ready[-1]
-
-        monkeypatch.setattr(zmq.Poller, "poll", watched)
         proxy.black_hole()
 
         def slept() -> bool:
