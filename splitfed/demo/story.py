@@ -69,9 +69,7 @@ def make_parties(out: Path, *, rounds: int, split: str) -> dict[str, Path]:
             acceptance=True,
         )
 
-    proposal = Proposal(
-        name="demo", classes=DIGITS, rounds=rounds, seed=SEED, mean=(0.1307,), std=(0.3081,)
-    )
+    proposal = Proposal(name="demo", classes=DIGITS, rounds=rounds, seed=SEED)
     first, second = (out / PARTIES / name for name in NAMES)
     # The port is the system's choice, made just before it is used.
     made = found(first, proposal, newcomer(0, f"tcp://127.0.0.1:{_free_port()}"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from splitfed.rounds.engine import Ending, Engine
+from splitfed.rounds.ending import Ending
+from splitfed.rounds.engine import Engine
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import UPDATE, admit, release
 from splitfed.rounds.learner import Learner, Trained

@@ -19,6 +19,7 @@ from splitfed.errors import (
     OwnUpdatesExcluded,
 )
 from splitfed.progress import Progress
+from splitfed.rounds.ending import Ending
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Release, Signer, admit, release
 from splitfed.rounds.learner import Learner, Trained
@@ -41,23 +42,6 @@ from splitfed.transport.link import Link
 
 CONFIRM_WITHIN = 60.0
 """Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How the federation ended for this party.
-
-    Attributes:
-        outcome: "done", or "alone" when rounds were trained without the peers.
-        confirmed: every peer is known to have closed the last round too.
-        reason: why alone; empty otherwise.
-        shared: g of the last closed round.
-    """
-
-    outcome: Literal["done", "alone"]
-    confirmed: bool
-    reason: str
-    shared: Tensors
 
 
 @dataclass(kw_only=True)
@@ -109,8 +93,7 @@ class Engine:
         """Take part until the last round is closed; go on where the folder left off.
 
         Raises:
-            ContractMismatch, PeerError, SafetyStop: as described in those classes. The
-                folder stays usable; running again goes on from the last closed round.
+            ContractMismatch, PeerError, SafetyStop: running again goes on from there.
         """
         self._times = RoundClock(self.clock)
         self._resume()
@@ -120,6 +103,11 @@ class Engine:
             except GoAlone as why:
                 self._alone = str(why)
         return self._go_alone()
+
+    @property
+    def closed(self) -> int:
+        """The last closed round; 0 before the first."""
+        return self._closed
 
     # --- the whole of it ---------------------------------------------------------------
 
@@ -190,7 +178,7 @@ class Engine:
         )
 
     def _retain(self, closed: int) -> None:
-        """Offer again, byte for byte, what a peer one round behind may still need."""
+        """Offer again what a peer one round behind may still need."""
         for round in (closed, closed + 1):
             stored = self._earlier(round) if round else None
             if stored is not None:

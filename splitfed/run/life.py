@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from splitfed.config import NO_PRIVACY
+from splitfed.errors import SplitfedError
 from splitfed.evaluation import Predictions, paired_bootstrap, score
 from splitfed.progress import Progress
 from splitfed.report import write_report
@@ -151,6 +152,12 @@ def live(
     start_s = time.monotonic() - started
     try:
         ending = engine.run()
+    except BaseException as error:
+        # The peer waits for us either way; telling it why costs nothing.
+        with suppress(SplitfedError):
+            stopped = isinstance(error, KeyboardInterrupt)
+            link.goodbye("interrupted" if stopped else "failed", engine.closed)
+        raise
     finally:
         link.close()
     progress.on_phase("fitting the private layers")

@@ -1,0 +1,25 @@
+"""How a federation ended for one party."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from splitfed.tensors import Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the federation ended for this party.
+
+    Attributes:
+        outcome: "done", or "alone" when rounds were trained without the peers.
+        confirmed: every peer is known to have closed the last round too.
+        reason: why alone; empty otherwise.
+        shared: g of the last closed round.
+    """
+
+    outcome: Literal["done", "alone"]
+    confirmed: bool
+    reason: str
+    shared: Tensors

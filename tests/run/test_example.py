@@ -1,0 +1,56 @@
+"""The two-party example is followed to the letter: its own commands, in its own order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from splitfed.config import load_party
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "two_party_cnn"
+
+
+def commands() -> list[str]:
+    text = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"<!-- terminal [ab] -->\n\n?    (.+)\n", text)
+
+
+def test_the_readme_s_commands_make_two_parties_with_one_agreement(tmp_path):
+    told = commands()
+    assert len(told) == 4
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command in told:
+        words = shlex.split(command)
+        if words[0] == "splitfed":
+            words = [sys.executable, "-m", *words]
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    plan = done.stdout
+    assert "conv2.weight" in plan
+    assert "NO PRIVACY GUARANTEE" in plan
+    a, b = (load_party(tmp_path / name / "party.toml") for name in ("hospital-a", "hospital-b"))
+    assert a.federation.contract_digest == b.federation.contract_digest
+    assert a.federation.roster_digest == b.federation.roster_digest
+
+
+def test_the_annotated_files_are_what_the_commands_make():
+    agreement = (EXAMPLE / "annotated" / "federation.toml").read_text(encoding="utf-8")
+    for key in ("rounds", "classes", "[model]", "[preprocessing]", "[aggregation]", "[privacy]"):
+        assert key in agreement
+    for name in ("hospital-a", "hospital-b"):
+        own = (EXAMPLE / "annotated" / f"{name}.toml").read_text(encoding="utf-8")
+        assert f'party = "{name}"' in own
+    assert not list(EXAMPLE.rglob("secret*"))
