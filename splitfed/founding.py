@@ -7,8 +7,10 @@ The next joins: fresh keys, a party.toml, and its block added to the file it was
 from __future__ import annotations
 
 import inspect
+import shutil
+import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ class Newcomer:
     Attributes:
         party: its name in the agreement.
         address: where others can reach it, ``tcp://host:port``, or None.
-        records: its public number of training images.
+        records: its public number of training images; None: counted by reading them.
         sources: its images.
         data_id: its own name for the data set.
         bind: where it listens, if not at ``address``.
@@ -48,7 +50,7 @@ class Newcomer:
 
     party: str
     address: str | None
-    records: int
+    records: int | None
     sources: Sources
     data_id: str = "images"
     bind: str | None = None
@@ -115,7 +117,9 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
         std=proposal.std or (0.5,) * channels,
         max_update_norm=bound,
     )
-    return _write(folder, text, newcomer, folder / FEDERATION)
+    _check(text, newcomer, folder / FEDERATION)
+    counted = _counted(newcomer, proposal, folder)
+    return _write(folder, text, counted, folder / FEDERATION)
 
 
 def join(folder: Path, received: Path, newcomer: Newcomer) -> Founded:
@@ -130,8 +134,13 @@ def join(folder: Path, received: Path, newcomer: Newcomer) -> Founded:
     target = folder / FEDERATION
     in_place = target.exists() and received.exists() and target.samefile(received)
     _nothing_there(folder, (PARTY, SECRET) if in_place else (FEDERATION, PARTY, SECRET))
-    load_federation(received)
-    return _write(folder, received.read_text(encoding="utf-8"), newcomer, target)
+    agreement = load_federation(received)
+    text = received.read_text(encoding="utf-8")
+    _check(text, newcomer, target)
+    counted = _counted(newcomer, agreement, folder)
+    if not in_place and agreement.model.initial is not None:
+        _bring_along(Path(agreement.model.initial.file), received, folder)
+    return _write(folder, text, counted, target)
 
 
 def sources_of(data: str, folder: Path) -> Sources:
@@ -183,7 +192,8 @@ def classes_of(data: Sources, folder: Path) -> tuple[str, ...]:
         return DIGITS
     if scheme == "folder":
         root = folder / rest.partition("?")[0]
-        return tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+        inside = (entry for entry in root.iterdir() if entry.is_dir())
+        return tuple(sorted(entry.name for entry in inside if not entry.name.startswith(".")))
     return ()
 
 
@@ -254,9 +264,6 @@ def _initial(
 def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded:
     from splitfed.transport.keys import create_secret
 
-    # The whole agreement is checked with keys of the right form before any file is made.
-    stand_in = {"public_key": "0" * 40, "signing_key": "0" * 64}
-    _check(_with(text, newcomer, stand_in, target), target)
     party = party_text(
         federation=FEDERATION,
         party=newcomer.party,
@@ -288,7 +295,19 @@ def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded
     )
 
 
+def _bring_along(initial: Path, received: Path, folder: Path) -> None:
+    """Copies the initial tensors that lie beside a received agreement to beside its copy."""
+    try:
+        place = folder / initial.relative_to(received.absolute().parent)
+    except ValueError:
+        return  # an absolute path of its own: it holds from anywhere
+    if not place.exists():
+        _make(place.parent)
+        shutil.copyfile(initial, place)
+
+
 def _with(text: str, newcomer: Newcomer, keys: Mapping[str, str], target: Path) -> str:
+    assert newcomer.records is not None  # counted by now
     return with_party(
         text,
         newcomer.party,
@@ -300,10 +319,18 @@ def _with(text: str, newcomer: Newcomer, keys: Mapping[str, str], target: Path) 
     )
 
 
-def _check(text: str, target: Path) -> None:
-    import tomllib
+def _check(text: str, newcomer: Newcomer, target: Path) -> None:
+    """The whole agreement with keys of the right form, before any file is read or made."""
+    stand_in = {"public_key": "0" * 40, "signing_key": "0" * 64}
+    known = newcomer if newcomer.records is not None else replace(newcomer, records=1)
+    full = _with(text, known, stand_in, target)
+    parse(FederationConfig, tomllib.loads(full), str(target))
 
-    parse(FederationConfig, tomllib.loads(text), str(target))
+
+def _counted(newcomer: Newcomer, agreement: Proposal | FederationConfig, folder: Path) -> Newcomer:
+    if newcomer.records is not None:
+        return newcomer
+    return replace(newcomer, records=count_records(newcomer.sources.train, agreement, folder))
 
 
 def _make(folder: Path) -> None:

@@ -187,10 +187,10 @@ class Exchange(Handshake):
         if self.current is not None:
             self.control.put(self.current, vote, round=round_)
 
-    def stored(self, root: bytes) -> None:
+    def stored(self, root: bytes, round_: int | None = None) -> None:
         """The app holds this payload of the peer durably."""
         replies = Replies()
-        self.receiving.stored(root, replies)
+        self.receiving.stored(root, round_, replies)
         if self.current is not None:
             self._reply(self.current, replies)
 

@@ -170,10 +170,10 @@ class Link:
         ``signature`` covers :func:`~.events.vote_message` of ``body``."""
         self._each(lambda conversation: conversation.vote(round, body, signature))
 
-    def stored(self, peer: str, root: bytes) -> None:
-        """The payload of ``peer`` with this root is stored durably; tell the peer. Also
-        for one stored in an earlier life: then it is not pulled again."""
-        self._post(lambda: self._conversations[peer].stored(root))
+    def stored(self, peer: str, root: bytes, round: int | None = None) -> None:
+        """The payload of ``peer`` with this root is stored durably; tell the peer. With its
+        ``round`` also for one that was stored in an earlier life: it is not pulled again."""
+        self._post(lambda: self._conversations[peer].stored(root, round))
 
     def discard(self, round: int) -> None:
         """Every peer closed ``round``: forget what belongs to it and to earlier rounds."""

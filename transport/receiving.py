@@ -61,7 +61,7 @@ class Receiving:
         self._assemblies: dict[OfferKey, Assembly] = {}
         self._arrived: set[OfferKey] = set()
         self._stored: set[OfferKey] = set()
-        self._held: set[bytes] = set()
+        self._held: set[tuple[int, bytes]] = set()
         self._refused: set[OfferKey] = set()
         self._offered: dict[tuple[int, str], bytes] = {}
         self._transfers: dict[int, Offer] = {}
@@ -94,15 +94,16 @@ class Receiving:
         for assembly in self._assemblies.values():
             assembly.forget_asked()
 
-    def stored(self, root: bytes, replies: Replies) -> None:
+    def stored(self, root: bytes, round: int | None, replies: Replies) -> None:
         """The app holds ``root`` durably; answer the session's transfers of that root.
 
-        A root that did not come through this link (the app stored it in an earlier life)
-        is remembered for the first offer of it.
+        ``round`` is needed only for what came in an earlier life: then the offer of that
+        round will be answered and not pulled. The root alone would not do, since two
+        rounds may bring equal payloads.
         """
+        if round is not None:
+            self._held.add((round, root))
         keys = {key for key in self._arrived | self._stored if key[2] == root}
-        if not keys:
-            self._held.add(root)
         self._arrived -= keys
         self._stored |= keys
         replies.stored.extend(
@@ -119,6 +120,7 @@ class Receiving:
         self._arrived = {key for key in self._arrived if key[0] > oldest}
         self._stored = {key for key in self._stored if key[0] > oldest}
         self._refused = {key for key in self._refused if key[0] > oldest}
+        self._held = {held for held in self._held if held[0] > oldest}
 
     def clear(self) -> None:
         """Give all memory back: nothing of this peer is wanted any more."""
@@ -147,8 +149,7 @@ class Receiving:
         if not known and not self._accepted(offer, replies):
             return
         self._transfers[transfer] = offer
-        if key[2] in self._held:
-            self._held.remove(key[2])
+        if (offer.round, key[2]) in self._held:
             self._stored.add(key)
         if key in self._stored:
             replies.stored.append((transfer, offer.round, key[2]))

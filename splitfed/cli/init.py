@@ -12,7 +12,7 @@ from splitfed.cli.output import say
 from splitfed.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
-    from splitfed.founding import Founded, Newcomer, Proposal
+    from splitfed.founding import Founded
 
 DEFAULT_FACTORY = "splitfed.models:ThreeLayerCNN"
 LINE = "command line"
@@ -67,10 +67,25 @@ def init(
         str | None,
         typer.Option(help="Layers to share: conv1,conv2. Default: what the model declares."),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 10,
-    seed: Annotated[int, typer.Option(help="Public seed of the initial shared layers.")] = 1,
-    channels: Annotated[int, typer.Option(help="1 for grey images, 3 for colour.")] = 1,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Size of an image in pixels.")] = "28x28",
+    rounds: Annotated[
+        int | None, typer.Option(help="Number of rounds. Default: 10.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Public seed of the initial shared layers. Default: 1.", show_default=False
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="1 for grey images (the default), 3 for colour.", show_default=False),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW", help="Size of an image in pixels. Default: 28x28.", show_default=False
+        ),
+    ] = None,
     records: Annotated[
         int | None,
         typer.Option(help="Public number of training images. Default: counted by reading them."),
@@ -89,57 +104,45 @@ def init(
     """
     from splitfed import founding
 
-    # Models of the first party's own may lie in the folder that is being made.
-    joining = join is not None
-    party = _asked(party, "--party", "Your name in the agreement")
-    if not joining:
-        name = _asked(name, "--name", "Name of the agreement")
-        if factory is None:
-            factory = _asked(None, "--factory", "Model", default=DEFAULT_FACTORY)
+    party = _asked(party, "Your name in the agreement")
+    if join is None:
+        name = _asked(name, "Name of the agreement")
+        factory = _asked(factory, "Model", default=DEFAULT_FACTORY)
     if address is None and sys.stdin.isatty():
-        answer = typer.prompt("Address others can reach you at (empty: none)", default="")
-        address = answer or None
-    data = _asked(data, "--data", "Your images (a folder, or a source such as npz:PATH)")
-    _all_given(party=party, name="-" if joining else name, data=data)
+        question = "Address others can reach you at, tcp://host:port (empty: you dial them)"
+        address = typer.prompt(question, default="", show_default=False) or None
+    data = _asked(data, "Your images (a folder, or a source such as npz:PATH)")
+    _all_given(party=party, data=data, **({} if join else {"name": name}))
+    if join is not None:
+        agreed = {
+            "name": name, "classes": classes, "factory": factory, "arguments": arguments,
+            "shared": shared, "rounds": rounds, "seed": seed, "channels": channels, "size": size,
+        }  # fmt: skip
+        _not_mine(**agreed)
 
     sources = founding.sources_of(str(data), folder)
-    if joining:
-        _not_mine(name=name, classes=classes, factory=factory, arguments=arguments, shared=shared)
-        assert join is not None
-        from splitfed.config import load_federation
-
-        agreed: Any = load_federation(join)
-    else:
-        named = _listed(classes) or _proposed_classes(sources, folder)
-        agreed = founding.Proposal(
-            name=str(name),
-            classes=named,
-            factory=str(factory),
-            arguments=_toml_table(arguments),
-            shared=_listed(shared) or None,
-            rounds=rounds,
-            seed=seed,
-            channels=channels,
-            size=_size(size),
-        )
     newcomer = founding.Newcomer(
-        party=str(party),
-        address=address,
-        records=founding.count_records(sources.train, agreed, folder)
-        if records is None
-        else records,
-        sources=sources,
-        bind=bind,
+        party=str(party), address=address, records=records, sources=sources, bind=bind
     )
-    if joining:
-        assert join is not None
-        _tell_joined(founding.join(folder, join, newcomer), newcomer, join)
-    else:
-        _tell_founded(founding.found(folder, agreed, newcomer), newcomer, agreed)
+    if join is not None:
+        _tell_joined(founding.join(folder, join, newcomer), newcomer.party)
+        return 0
+    proposal = founding.Proposal(
+        name=str(name),
+        classes=_listed(classes) or _proposed_classes(sources, folder),
+        factory=str(factory),
+        arguments=_toml_table(arguments),
+        shared=_listed(shared) or None,
+        rounds=10 if rounds is None else rounds,
+        seed=1 if seed is None else seed,
+        channels=1 if channels is None else channels,
+        size=_size(size or "28x28"),
+    )
+    _tell_founded(founding.found(folder, proposal, newcomer), newcomer.party)
     return 0
 
 
-def _asked(value: str | None, flag: str, question: str, default: str | None = None) -> str | None:
+def _asked(value: str | None, question: str, default: str | None = None) -> str | None:
     """The flag's value; asked for in a terminal; else the default, which may be None."""
     if value is not None or not sys.stdin.isatty():
         return default if value is None else value
@@ -162,9 +165,9 @@ def _all_given(**values: str | None) -> None:
         raise ConfigError(missing)
 
 
-def _not_mine(**values: str | None) -> None:
+def _not_mine(**values: object) -> None:
     given = [
-        Fault(LINE, f"--{flag}", value, "the agreement that you join says this; drop the flag")
+        Fault(LINE, f"--{flag}", str(value), "the agreement that you join says this; drop the flag")
         for flag, value in values.items()
         if value is not None
     ]
@@ -207,7 +210,7 @@ def _toml_table(text: str | None) -> dict[str, Any]:
         raise ConfigError([Fault(LINE, "--arguments", text or "", cure)]) from None
 
 
-def _tell_founded(made: Founded, newcomer: Newcomer, proposal: Proposal) -> None:
+def _tell_founded(made: Founded, party: str) -> None:
     agreement = made.federation
     say(
         f"made {made.secret_file}  (secret: never copy or send it)",
@@ -216,7 +219,7 @@ def _tell_founded(made: Founded, newcomer: Newcomer, proposal: Proposal) -> None
         "",
         f"{agreement.name}: {agreement.rounds} rounds of {agreement.model.factory}, sharing "
         f"{', '.join(agreement.model.shared or ())}; classes {', '.join(agreement.classes)}; "
-        f"{newcomer.records} training images",
+        f"{agreement.parties[party].records} training images",
         f"max_update_norm = {agreement.aggregation.max_update_norm:g} (from the initial layers)",
         agreement.privacy_sentence,
         "",
@@ -228,16 +231,16 @@ def _tell_founded(made: Founded, newcomer: Newcomer, proposal: Proposal) -> None
     )
 
 
-def _tell_joined(made: Founded, newcomer: Newcomer, received: Path) -> None:
+def _tell_joined(made: Founded, party: str) -> None:
     agreement = made.federation
-    others = ", ".join(sorted(set(agreement.parties) - {newcomer.party}))
+    others = ", ".join(sorted(set(agreement.parties) - {party}))
     say(
         f"made {made.secret_file}  (secret: never copy or send it)",
         f"made {made.party_file}",
         f"completed {made.federation_file}",
         "",
         f"you joined {agreement.name} with {others}: {agreement.rounds} rounds of "
-        f"{agreement.model.factory}; {newcomer.records} training images of your own",
+        f"{agreement.model.factory}; {agreement.parties[party].records} training images of your own",
         agreement.privacy_sentence,
         "",
         "next:",

@@ -36,7 +36,7 @@ def evaluate(
         typer.Option(
             "--party-file",
             metavar="PARTY.TOML",
-            help="The party.toml of this run. Default: the one beside the folder that DIR lies in.",
+            help="The party.toml of this run. Default: the one it was started with.",
             show_default=False,
         ),
     ] = None,
@@ -50,23 +50,31 @@ def evaluate(
     from splitfed.report import read_report
 
     reported = read_report(folder)
-    path = party_file or folder.absolute().parent.parent / "party.toml"
+    path = party_file or _started_with(folder)
     if not path.is_file():
         raise UserError(
             f"{path}: no such file; the test images are named in party.toml",
             "give it with --party-file party.toml",
         )
     measured = _measured(folder, path, reported)
-    before = reported["evaluation"]["partial"]
+    before = reported["evaluation"][reported.get("kept", "partial")]
     if as_json:
         say_json({"party": reported["party"], "measured": measured, "reported": before})
         return 0
+    say_tables({reported["party"]: reported})
     say(
-        f"{reported['party']}: {measured['test_size']} test images",
+        f"{reported['party']}: the saved model on {measured['test_size']} test images",
         f"  measured now   {_figures(measured)}",
         f"  in the report  {_figures(before)}",
     )
     return 0
+
+
+def _started_with(folder: Path) -> Path:
+    from splitfed.store import RunFolder
+
+    with RunFolder.read_only(folder) as view:
+        return Path(view.recall("party_file", "party.toml"))
 
 
 def _measured(folder: Path, party_file: Path, reported: dict[str, Any]) -> dict[str, Any]:

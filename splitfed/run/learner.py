@@ -132,6 +132,20 @@ class LocalLearner:
             return None
         return float(found.correct.to(torch.float64).mean())
 
+    def personal(self) -> tuple[str, nn.Module]:
+        """The model to keep: the better branch on the own validation images, so that taking
+        part never leaves a party with a worse model than its own (on those images). Equal
+        branches, or no local_only branch, give the federated one.
+
+        Returns:
+            "partial" or "local_only", and that model.
+        """
+        own = self.predict(self.model, self.data.validation)
+        alone = self.predict(self.baseline, self.data.validation)
+        if self.baseline is None or own is None or alone is None or not _better(alone, own):
+            return "partial", self.model
+        return "local_only", self.baseline
+
     def predict(self, model: nn.Module | None, data: ImageSet | None) -> Predictions | None:
         """What ``model`` makes of ``data``; None where either is missing."""
         if model is None or data is None:
@@ -157,6 +171,13 @@ class LocalLearner:
             self._baseline.load_state(_below("baseline/", tensors), meta["baseline"])
         else:
             self._baseline = None
+
+
+def _better(one: Predictions, other: Predictions) -> bool:
+    """Higher accuracy; for a regression, lower loss."""
+    if one.correct is not None and other.correct is not None:
+        return int(one.correct.sum()) > int(other.correct.sum())
+    return one.loss is not None and (other.loss is None or one.loss < other.loss)
 
 
 def _below(prefix: str, tensors: Tensors) -> Tensors:

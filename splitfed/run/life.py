@@ -165,6 +165,7 @@ def live(
     progress.on_phase("evaluating")
     began = time.monotonic()
     figures = evaluate(learner, agreed)
+    kept, best = learner.personal()
     history = folder.history()
     report = build_report(
         agreed=agreed,
@@ -184,7 +185,10 @@ def live(
         },
         started=started,
     )
-    save_model(folder, agreed, learner, split, report)
+    report["kept"] = kept
+    save_model(folder, agreed, best, split, report)
+    if kept == "local_only":
+        progress.say("kept the model trained alone: it is better on the own validation images")
     write_report(folder.path, report)
     folder.set_status({"phase": "finished", "round": terms.rounds, "rounds": terms.rounds})
     note = f"finished alone: {ending.reason}" if ending.outcome == "alone" else ""
@@ -302,12 +306,12 @@ def build_report(
 def save_model(
     folder: RunFolder,
     agreed: Agreed,
-    learner: LocalLearner,
+    model: nn.Module,
     split: Split,
     report: Mapping[str, Any],
 ) -> None:
-    """The party's own model as safetensors, and what is needed to build it again."""
-    tensors: Tensors = shared_tensors(learner.model, split) | private_tensors(learner.model, split)
+    """The party's own model as safetensors, and what it is."""
+    tensors: Tensors = shared_tensors(model, split) | private_tensors(model, split)
     folder.write_tensors("model.safetensors", tensors)
     folder.write_json(
         "model.json",
@@ -319,6 +323,7 @@ def save_model(
             "rounds": report["rounds"],
             "classes": report["classes"],
             "model": report["model"],
+            "kept": report["kept"],
             "agreement": agreed.document,
         },
     )

@@ -35,6 +35,7 @@ RUN = b"r" * 32
 KEYS = {name: blake3.blake3(name.encode()).digest() for name in ("alice", "bob", "carol")}
 
 E = TypeVar("E")
+_NONCES = itertools.count(1)  # of the whole process: no two lives ever share one
 
 
 def sign(party: str, message: bytes) -> bytes:
@@ -114,7 +115,6 @@ class Party:
         links: Callable[[], dict[str, str]] = dict,
         **fields: Any,
     ) -> None:
-        counter = itertools.count(1)
         self.name = name
         self.talk = Conversation(
             me=name,
@@ -124,7 +124,7 @@ class Party:
             accept=accept,
             verify=verify,
             settings=settings,
-            nonce=lambda: next(counter).to_bytes(16, "big"),
+            nonce=lambda: next(_NONCES).to_bytes(16, "big"),
             links=links,
         )
         self.events: list[Event] = []

@@ -227,7 +227,7 @@ def test_what_an_earlier_life_stored_is_not_pulled_again() -> None:
     bob.talk.offer(out)
     net.pump()
     fresh = reborn()
-    fresh.talk.stored(out.offer.manifest.root)
+    fresh.talk.stored(out.offer.manifest.root, 1)
     sent = len(net.of(Type.DATA))
     net.connect(bob, fresh)
     net.pump()
@@ -239,6 +239,20 @@ def test_what_an_earlier_life_stored_is_not_pulled_again() -> None:
 def reborn() -> Party:
     """Alice's next process."""
     return Party("alice", "bob", boot=2)
+
+
+def test_equal_bytes_of_another_round_than_the_stored_one_are_pulled() -> None:
+    net, alice, bob, line = joined()
+    net.cut(line)
+    same = [signed("bob", round, b"the same bytes every round") for round in (1, 2)]
+    fresh = reborn()
+    fresh.talk.stored(same[0].offer.manifest.root, 1)
+    for out in reversed(same):
+        bob.talk.offer(out)
+    net.connect(bob, fresh)
+    net.pump()
+    assert [event.offer.round for event in fresh.of(Arrived)] == [2]
+    assert [event.round for event in bob.of(Delivered)] == [1]
 
 
 def test_a_peer_that_restarted_with_nothing_gets_everything_again() -> None:
