@@ -94,6 +94,8 @@ class Link:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
+        self._guard = threading.Lock()
+        self._shut = False
         self._thread: threading.Thread | None = None
         self._opened = threading.Event()
         self._refusal: BaseException | None = None
@@ -107,10 +109,13 @@ class Link:
         Raises:
             UserError: the wire cannot be opened, for example because the port is in use.
         """
-        if self._thread is not None:
-            raise Defect("a link is started once")
-        self._thread = threading.Thread(target=self._run, name="splitfed link", daemon=True)
-        self._thread.start()
+        with self._guard:
+            if self._thread is not None:
+                raise Defect("a link is started once")
+            if self._shut:
+                return  # closed by another thread before it began
+            self._thread = threading.Thread(target=self._run, name="splitfed link", daemon=True)
+            self._thread.start()
         self._opened.wait()
         if self._refusal is not None:
             raise self._refusal
@@ -118,6 +123,8 @@ class Link:
     def close(self, timeout: float = CLOSE_WITHIN) -> None:
         """Wait up to ``timeout`` seconds until goodbyes are read, then close the wire.
         Closing twice does nothing."""
+        with self._guard:
+            self._shut = True
         self._commands.append(lambda: self._closing(timeout))
         self._wake()
         if self._thread is not None:

@@ -240,7 +240,8 @@ def _tell_joined(made: Founded, party: str) -> None:
         f"completed {made.federation_file}",
         "",
         f"you joined {agreement.name} with {others}: {agreement.rounds} rounds of "
-        f"{agreement.model.factory}; {agreement.parties[party].records} training images of your own",
+        f"{agreement.model.factory}; {agreement.parties[party].records} training images of "
+        "your own",
         agreement.privacy_sentence,
         "",
         "next:",

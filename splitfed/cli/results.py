@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,9 @@ import typer
 from splitfed.cli.output import printable, say, say_json, say_tables
 from splitfed.cli.shared import AsJson, Folder
 from splitfed.errors import FolderError, UserError
+
+STARTED = "started.json"
+"""Written by a run: which party.toml it was started with."""
 
 
 def report(folder: Folder, as_json: AsJson = False) -> int:
@@ -71,10 +75,10 @@ def evaluate(
 
 
 def _started_with(folder: Path) -> Path:
-    from splitfed.store import RunFolder
-
-    with RunFolder.read_only(folder) as view:
-        return Path(view.recall("party_file", "party.toml"))
+    try:
+        return Path(json.loads((folder / STARTED).read_text(encoding="utf-8"))["party_file"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.absolute().parent.parent / "party.toml"
 
 
 def _measured(folder: Path, party_file: Path, reported: dict[str, Any]) -> dict[str, Any]:

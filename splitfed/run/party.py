@@ -56,7 +56,7 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
         document=agreed.document,
         replaces=_grown_from(path, agreed),
     ) as folder:
-        folder.remember("party_file", str(config.path))
+        folder.write_json("started.json", {"party_file": str(config.path)})
         return live(
             agreed=agreed,
             settings=Settings(
