@@ -1,0 +1,35 @@
+"""Runs the command line in this process, as a shell would see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from splitfed.cli import main
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answered: its exit code and all it printed."""
+
+    code: int
+    out: str
+    error: str
+
+
+class Shell:
+    """Calls commands and collects their answers."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    def __call__(self, *words: str | Path) -> Answer:
+        self._capture.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        printed = self._capture.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int), code
+        return Answer(code, printed.out, printed.err)
