@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -14,6 +12,7 @@ from splitfed.cli.output import say, say_json, say_tables
 from splitfed.cli.screens import JsonLines, screen
 from splitfed.cli.shared import AsJson, PartyFile
 from splitfed.errors import ConfigError, Fault
+from splitfed.stopping import terminated_like_interrupted
 
 RUNS = "runs"
 
@@ -45,13 +44,14 @@ def run(
     from splitfed.config import load_party
 
     config = load_party(party_file)
-    from splitfed.run import run_party  # only now: it loads torch, a wrong file need not wait
-
     folder = config.folder / RUNS if out is None else out
-    signal.signal(signal.SIGTERM, _like_ctrl_c)
     how = "silent" if as_json else "json" if events else "auto"
-    with screen(config.federation.rounds, how=how) as progress:
-        outcome = run_party(config, folder, progress=progress(""))
+    with terminated_like_interrupted(), screen(config.federation.rounds, how=how) as progress:
+        told = progress("")
+        told.on_phase("starting")
+        from splitfed.run import run_party  # only now: it loads torch, which takes seconds
+
+        outcome = run_party(config, folder, progress=told)
     page = folder / config.party / "report.html"
     if outcome.note:
         complain(outcome.note)
@@ -63,8 +63,3 @@ def run(
         say_tables({config.party: outcome.report})
         say(str(outcome.report["privacy"]["sentence"]), f"report: {page}")
     return outcome.exit_code
-
-
-def _like_ctrl_c(number: int, frame: FrameType | None) -> None:
-    """A service manager's stop is as orderly an end as Ctrl-C."""
-    raise KeyboardInterrupt

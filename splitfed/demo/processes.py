@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from types import FrameType
 
 from splitfed.progress import Progress
+from splitfed.stopping import terminated_like_interrupted
 
 GRACE = 10.0
 """Seconds that a party gets to end by itself before it is killed."""
@@ -61,7 +60,7 @@ def run_together(
 
     processes: list[subprocess.Popen[str]] = []
     followers: list[threading.Thread] = []
-    with _terminated_like_interrupted():
+    with terminated_like_interrupted():
         try:
             for name, file in files.items():
                 process = subprocess.Popen(
@@ -123,20 +122,3 @@ def _stop(processes: Collection[subprocess.Popen[str]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM must not leave the children behind: they are in sessions of their own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

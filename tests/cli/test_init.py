@@ -1,0 +1,73 @@
+"""`splitfed init` as a person uses it: asked in a terminal, told what comes next."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from splitfed.config import load_federation, load_party
+from tests.support.commands import Shell
+from tests.support.pictures import write_pictures
+
+
+class Keyboard(io.StringIO):
+    """Standard input of a terminal at which somebody types these lines."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(sys, "stdin", Keyboard("".join(f"{line}\n" for line in lines)))
+
+
+def test_a_terminal_is_asked_for_what_no_flag_says(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    typed(monkeypatch, "hospital-a", "trial", "", "tcp://127.0.0.1:7001", str(pictures))
+    answer = shell("init", tmp_path / "a")
+    assert answer.code == 0, answer.error
+    agreed = load_federation(tmp_path / "a" / "federation.toml")
+    assert (agreed.name, list(agreed.parties)) == ("trial", ["hospital-a"])
+    assert agreed.model.factory == "splitfed.models:ThreeLayerCNN"
+    assert agreed.parties["hospital-a"].address == "tcp://127.0.0.1:7001"
+    assert agreed.parties["hospital-a"].records == 12
+
+    typed(monkeypatch, "hospital-b", "", str(pictures))
+    answer = shell("init", tmp_path / "b", "--join", tmp_path / "a" / "federation.toml")
+    assert answer.code == 0, answer.error
+    config = load_party(tmp_path / "b" / "party.toml")
+    assert config.party == "hospital-b"
+    assert config.me.address is None
+
+
+def test_ctrl_c_at_a_question_ends_with_130_and_leaves_nothing(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(monkeypatch)  # the end of input is what Ctrl-D gives; Ctrl-C takes the same way out
+    assert shell("init", tmp_path / "a").code == 130
+    assert not (tmp_path / "a").exists()
+
+
+def test_init_says_what_comes_next(shell: Shell, tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "pictures", each=2)
+    answer = shell(
+        "init", tmp_path / "a", "--name", "trial", "--party", "a", "--data", pictures,
+        "--arguments", "widths = [4, 4, 4]",
+    )  # fmt: skip
+    assert answer.code == 0, answer.error
+    assert "sharing conv1, conv2; classes cat, dog; 4 training images" in answer.out
+    assert "NO PRIVACY GUARANTEE" in answer.out
+    assert "splitfed init --join federation.toml" in answer.out
+    answer = shell(
+        "init", tmp_path / "b", "--join", tmp_path / "a" / "federation.toml", "--party", "b",
+        "--data", pictures,
+    )  # fmt: skip
+    assert answer.code == 0, answer.error
+    assert f"send this file back to a: {tmp_path}/b/federation.toml" in answer.out
+    assert "code that a chose" in answer.out
+    assert "no party has an address yet" in answer.out
