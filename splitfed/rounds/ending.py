@@ -13,13 +13,14 @@ class Ending:
     """How the federation ended for this party.
 
     Attributes:
-        outcome: "done", or "alone" when rounds were trained without the peers.
+        outcome: "done"; "alone" when rounds were trained without the peers; "excluded" when our
+            own updates were excluded too often.
         confirmed: every peer is known to have closed the last round too.
         reason: why alone; empty otherwise.
         shared: g of the last closed round.
     """
 
-    outcome: Literal["done", "alone"]
+    outcome: Literal["done", "alone", "excluded"]
     confirmed: bool
     reason: str
     shared: Tensors

@@ -14,14 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from splitfed.aggregation import RULES
-from splitfed.errors import (
-    Defect,
-    OwnUpdatesExcluded,
-)
+from splitfed.errors import Defect, OwnUpdatesExcluded
 from splitfed.progress import Progress
 from splitfed.rounds.ending import Ending
 from splitfed.rounds.entrance import Entrance
-from splitfed.rounds.gates import Release, Signer, admit, release
+from splitfed.rounds.gates import Release, Signer, admit, check_finite, release
 from splitfed.rounds.learner import Learner, Trained
 from splitfed.rounds.mail import Mail
 from splitfed.rounds.recovery import (
@@ -40,6 +37,10 @@ from splitfed.tensors import Tensors, digest
 from splitfed.transport.events import Greeting, Outcome, vote_message
 from splitfed.transport.link import Link
 
+EXCLUDED_CURE = (
+    "look at [training] and [aggregation] max_update_norm; the model so far is kept in the run "
+    "folder; begin anew with another --out"
+)
 CONFIRM_WITHIN = 60.0
 """Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
 
@@ -58,7 +59,6 @@ class Engine:
         learner: the party's models and data.
         initial: g₀, the agreed initial shared tensors.
         greeting: what this party says of itself; the engine fills in where it stands.
-        progress: told what happens.
         patience: seconds without a change of a peer's status before ``on_absent`` applies;
             0 waits for ever.
         on_absent: "wait" ends with :class:`PeerUnreachable`, "finish-alone" trains on.
@@ -97,11 +97,15 @@ class Engine:
         """
         self._times = RoundClock(self.clock)
         self._resume()
+        if self.folder.confirmed and self._closed >= self.terms.rounds:
+            return Ending(outcome="done", confirmed=True, reason="", shared=self._g)
         if not self._alone:
             try:
                 return self._federate()
             except GoAlone as why:
                 self._alone = str(why)
+                # Durable before the peer hears of it: a restart must not federate again.
+                self.folder.end("alone", self._alone, self.rejected)
         return self._go_alone()
 
     @property
@@ -131,13 +135,13 @@ class Engine:
             clock=self.clock,
         )
         self._greet()
-        self._mail.open(self._closed + 1, self._g)
+        self._open(self._closed + 1)
         self.link.start()
         self._retain(self._closed)
         self._say("meeting", self._closed)
-        self._waiting.until_here(
-            lambda: [p for p in self._mail.peers if p not in self._mail.met], "greeting"
-        )
+        if self._closed >= self.terms.rounds:
+            return Ending(outcome="done", confirmed=self._part(), reason="", shared=self._g)
+        self._waiting.until_here(self._unmet, "greeting")
         self.folder.adopt_contract(self.terms.contract, self.greeting.contract_document)
         self._times.restart()
         while self._closed < self.terms.rounds:
@@ -149,6 +153,7 @@ class Engine:
         self.progress.say(f"finishing alone: {self._alone}")
         self.folder.log("alone", round=self._closed + 1, reason=self._alone)
         self.link.goodbye("alone", self._closed)
+        self._times.restart()
         while self._closed < self.terms.rounds:
             round = self._closed + 1
             self._times.begin(self.link.traffic())
@@ -167,10 +172,17 @@ class Engine:
             self.learner.restore(under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
             if checkpoint.meta["phase"] == "trained":
                 self._trained = Trained(**checkpoint.meta["trained"])
-        rows = self.folder.history()
+        rows, ending = self.folder.history(), self.folder.ending
         self._voids = sum(row["outcome"] == "void" for row in rows)
-        self._alone = next((row["reason"] for row in rows if row["outcome"] == "alone"), "")
-        self.rejected = [fault for row in rows for fault in row["rejected"]]
+        self.rejected += [fault for row in rows for fault in row["rejected"]]
+        if ending is not None:
+            self.rejected[:] = ending["rejected"]
+            if ending["how"] == "excluded":
+                raise OwnUpdatesExcluded(ending["reason"], EXCLUDED_CURE)
+            self._alone = ending["reason"]
+
+    def _unmet(self) -> list[str]:
+        return [peer for peer in self._mail.peers if peer not in self._mail.met]
 
     def _greet(self) -> None:
         self.link.greet(
@@ -192,32 +204,28 @@ class Engine:
         self._say("finished", self._closed)
         self.link.goodbye("finished", self._closed)
 
-        def unfinished() -> list[str]:
-            return [
-                peer
-                for peer in self._mail.peers
-                if self._mail.left.get(peer) is None
-                or self._mail.left[peer].closed < self.terms.rounds
-            ]
-
-        while waiting := unfinished():
-            self._waiting.take(waiting, "goodbye")
-            if all(self._waiting.silent(peer) > self.confirm_within for peer in unfinished()):
-                break
-        confirmed = not unfinished()
+        confirmed = self._waiting.confirmed(self.terms.rounds, self.confirm_within)
         if confirmed:
             self.folder.confirm()
         return confirmed
+
+    def _open(self, round: int) -> None:
+        """Open the book of ``round`` with what the folder holds of it and what came early."""
+        early = self._mail.open(round, self._g)
+        if self.folder.run is not None:
+            for verdict in recalled(
+                self.folder, terms=self.terms, base=self._g, run=self.folder.run, round=round
+            ):
+                self._mail.book.add_input(verdict)
+        for event in early:
+            self._waiting.handle(event)
 
     # --- one round ---------------------------------------------------------------------
 
     def _round(self, round: int) -> None:
         self._times.begin(self.link.traffic())
-        self._mail.open(round, self._g)
-        for verdict in recalled(
-            self.folder, terms=self.terms, base=self._g, run=self._run(), round=round
-        ):
-            self._mail.book.add_input(verdict)
+        if self._mail.book.round != round:
+            self._open(round)
         trained = self._train(round)
         own = self._release(round)
         self._say("exchanging", round)
@@ -244,11 +252,11 @@ class Engine:
             self._say("training", round)
             self._trained = self.learner.train(round, lambda *step: self._step(round, *step))
             self._times.mark("train")
+            check_finite(self.learner.shared(), round=round, party=self.party)
             self.folder.save_checkpoint(
                 self._checkpoint(round, "trained", trained=dataclasses.asdict(self._trained))
             )
-        trained, self._trained = self._trained, None
-        return trained
+        return self._trained
 
     def _release(self, round: int) -> Release:
         stored = self._earlier(round)
@@ -344,7 +352,7 @@ class Engine:
             checkpoint=self._checkpoint(round, "closed"),
             history=row,
         )
-        self._closed, self._outcome = round, outcome
+        self._closed, self._outcome, self._trained = round, outcome, None
         self.folder.log("closed", round=round, outcome=outcome)
         self.progress.on_round(row)
 
@@ -355,11 +363,12 @@ class Engine:
             return
         excluded = sorted(self._mail.book.excluded())
         if self.party in excluded:
-            raise OwnUpdatesExcluded(
+            text = (
                 f"{self._voids} rounds were void and the last one excluded our own update: "
-                f"{self._mail.book.excluded()[self.party]}",
-                "look at [training] and [aggregation] max_update_norm; the model so far is kept",
+                f"{self._mail.book.excluded()[self.party]}"
             )
+            self.folder.end("excluded", text, self.rejected)
+            raise OwnUpdatesExcluded(text, EXCLUDED_CURE)
         raise GoAlone(f"{self._voids} void rounds, last excluded: {', '.join(excluded)}")
 
     # --- small things ------------------------------------------------------------------

@@ -16,6 +16,7 @@ import torch
 
 from splitfed.errors import Defect, UserError
 from splitfed.rounds.terms import Terms
+from splitfed.rounds.vote import shown
 from splitfed.store import ReleaseRow, release_id
 from splitfed.tensors import (
     CHUNK_SIZE,
@@ -130,13 +131,7 @@ def release(
         LedgerTampered: the ledger holds another release for this round.
     """
     _only_what_is_named(tensors, terms.shared)
-    broken = all_finite(tensors)
-    if broken is not None:
-        raise UserError(
-            f"round {round}: shared tensor {broken} of {party} is not finite after training; "
-            "nothing was sent",
-            "lower [training] lr in party.toml, or check the images",
-        )
+    check_finite(tensors, round=round, party=party)
     moved, scaled = shorten(tensors, base, terms.max_update_norm)
     payload = pack(moved)
     manifest = manifest_of(payload, terms.shared)
@@ -154,6 +149,21 @@ def release(
         tensors=moved,
         scaled=scaled,
     )
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], *, round: int, party: str) -> None:
+    """Refuse an own update with a NaN or an infinity, before anything of it is stored.
+
+    Raises:
+        UserError: naming the tensor; the round is trained again by the next run.
+    """
+    broken = all_finite(tensors)
+    if broken is not None:
+        raise UserError(
+            f"round {round}: shared tensor {broken} of {party} is not finite after training; "
+            "nothing was sent",
+            "lower [training] lr in party.toml, or check the images, and run again",
+        )
 
 
 def released_before(
@@ -218,11 +228,11 @@ def offer_fault(offer: Offer, *, terms: Terms, run: bytes | None) -> str | None:
     """
     manifest = offer.manifest
     if offer.kind != UPDATE:
-        return f"kind '{offer.kind}' instead of '{UPDATE}'"
+        return f"kind '{shown(offer.kind)}' instead of '{UPDATE}'"
     if run is not None and offer.run != run:
         return "another run"
     if offer.party not in terms.parties:
-        return f"party '{offer.party}' is not in the agreement"
+        return f"party '{shown(offer.party)}' is not in the agreement"
     if not 1 <= offer.round <= terms.rounds:
         return f"round {offer.round} of {terms.rounds}"
     fault = _manifest_fault(manifest.tensors, terms.shared)
@@ -246,11 +256,11 @@ def _manifest_fault(tensors: tuple[TensorSpec, ...], shared: tuple[TensorSpec, .
             return f"tensor {spec.name} is missing"
         if found != spec:
             return (
-                f"tensor {spec.name} is {found.dtype} {list(found.shape)}, "
+                f"tensor {spec.name} is {shown(found.dtype)} {shown(str(list(found.shape)))}, "
                 f"agreed is {spec.dtype} {list(spec.shape)}"
             )
     if theirs:
-        return f"tensor {min(theirs)} is not in the contract"
+        return f"tensor {shown(min(theirs))} is not in the contract"
     return "tensors out of order or named twice"
 
 

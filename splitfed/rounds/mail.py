@@ -48,6 +48,10 @@ FATAL = (ContractMismatch, PeerRefusedUs, PeerKeyMismatch, KeyInUse)
 """Failures of a link that no waiting mends: somebody has to change a file first."""
 
 
+MOST_EARLY = 4
+"""Events of the next round that one peer can rightly cause before we get there."""
+
+
 class Violation(Exception):
     """A peer broke the rules of the round; carries who and what for the record."""
 
@@ -96,9 +100,9 @@ class Mail:
         self.left: dict[str, Left] = {}
         entrance.run = folder.run
 
-    def open(self, round: int, base: Mapping[str, torch.Tensor]) -> None:
-        """Start the book of ``round``, trained from ``base``, with what the folder holds of
-        it and what arrived early."""
+    def open(self, round: int, base: Mapping[str, torch.Tensor]) -> list[Event]:
+        """Start the book of ``round``, trained from ``base``, with the votes that the folder
+        holds. Returns what arrived early and must be handled now."""
         self._base = base
         self.book = Book(round=round)
         self.busy_until = {}
@@ -106,8 +110,7 @@ class Mail:
         for stored in self._folder.votes(round):
             self.book.add_vote(decode_vote(stored.body))
         early, self._early = self._early, []
-        for event in early:
-            self.handle(event)
+        return early
 
     def handle(self, event: Event) -> None:
         """Take in one event.
@@ -163,7 +166,6 @@ class Mail:
         if greeting.purpose == "check":
             return
         self.left.pop(peer, None)
-        self._check_own_past(peer, greeting)
         known = self._folder.peer_folders.get(peer, greeting.folder)
         if known != greeting.folder:
             raise FolderDiverged(
@@ -178,10 +180,21 @@ class Mail:
                 self.run, {p: f for p, f in self._folders.items() if p != self._party}
             )
             self._entrance.run = self.run
+        self._check_own_past(peer, greeting)
         self.met.add(peer)
         self._progress.on_peer(peer, "connected")
         self._folder.log("connected", peer=peer, closed=greeting.closed_round)
         self._check_progress(peer, greeting)
+        if self.run is not None:
+            early, self._early = self._early, []
+            for event in early:
+                self.handle(event)
+
+    def _wait_with(self, event: Arrived | OfferRefused | Voted) -> None:
+        """Keep an event for later: of the next round, or of a run without a name yet."""
+        if sum(kept.peer == event.peer for kept in self._early) >= MOST_EARLY:
+            raise Violation(event.peer, "sends more of the next round than one update and vote")
+        self._early.append(event)
 
     def _check_own_past(self, peer: str, greeting: Greeting) -> None:
         """A vote of ours that the peer holds and our folder lacks: we were set back."""
@@ -219,8 +232,8 @@ class Mail:
 
     def _input(self, event: Arrived | OfferRefused) -> None:
         offer = event.offer
-        if offer.round == self.book.round + 1:
-            self._early.append(event)
+        if self.run is None or offer.round == self.book.round + 1:
+            self._wait_with(event)
             return
         if offer.round != self.book.round:
             if isinstance(event, Arrived):
@@ -228,8 +241,6 @@ class Mail:
             elif event.reason != CLOSED:
                 raise Violation(event.peer, f"offer refused: {event.reason}")
             return
-        if self.run is None:
-            raise Violation(event.peer, "an update before the run has a name")
         if isinstance(event, Arrived):
             verdict = admit(
                 offer,
@@ -269,13 +280,18 @@ class Mail:
             self._link.stored(peer, offer.manifest.root)
 
     def _vote(self, event: Voted) -> None:
+        if self.run is None:
+            self._wait_with(event)
+            return
         vote = self._read(event.peer, event.body)
+        if vote.view != 0 or vote.round > self.book.round + 1:
+            raise Violation(event.peer, f"a vote of view {vote.view} for round {vote.round}")
         if vote.run != self.run or vote.round != event.round or vote.party != event.peer:
             raise Violation(event.peer, "a vote for another run, round or party than it says")
         if vote.round < self.book.round:
             self._against_earlier(vote)
         elif vote.round > self.book.round:
-            self._early.append(event)
+            self._wait_with(event)
         else:
             try:
                 self.book.add_vote(vote)

@@ -8,12 +8,20 @@ differ on what was refused or on what came out.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from splitfed.errors import ProtocolViolation
 
 _MAX_BODY = 64 << 10
+
+
+def shown(text: str, most: int = 80) -> str:
+    """A peer's words made safe to store, sign and print: short, no control characters."""
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+    return clean if len(text) <= most else f"{clean}… ({len(text)} characters)"
 
 
 class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -30,8 +38,8 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """
 
     run: bytes
-    view: int
-    round: int
+    view: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    round: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     party: str
     inputs: tuple[tuple[str, bytes], ...]
     excluded: tuple[tuple[str, str], ...]
@@ -50,7 +58,7 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
             mine, theirs = dict(self.inputs), dict(other.inputs)
             for party in sorted(mine.keys() | theirs.keys()):
                 if mine.get(party) != theirs.get(party):
-                    return f"different updates of {party}"
+                    return f"different updates of {shown(party)}"
         if [p for p, _ in self.excluded] != [p for p, _ in other.excluded]:
             return "different exclusions"
         if self.aggregate != other.aggregate:

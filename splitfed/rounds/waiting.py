@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
-from splitfed.errors import LinkDown, PeerUnreachable
+from splitfed.errors import LinkDown, PeerError, PeerUnreachable
 from splitfed.rounds.mail import Mail, Violation
+from splitfed.rounds.vote import shown
 from splitfed.store import RunFolder
+from splitfed.transport.events import Event
 from splitfed.transport.link import Link
 
 
@@ -43,19 +45,40 @@ class Waiting:
             PeerUnreachable: the same absence with ``on_absent = "wait"``.
             LinkDown: the link was closed by somebody else in this process.
         """
-        began = self.clock()
+        began, seen = self.clock(), self.link.traffic().payload_received
         while waiting := missing():
-            self.take(waiting, what)
-            if not self.patience:
+            if self.take(waiting, what) or not self.patience:
                 continue
+            now, received = self.clock(), self.link.traffic().payload_received
+            if received > seen:  # bytes of an update are progress too
+                began, seen = now, received
             for peer in missing():
                 changed = self.link.peers_status()[peer].since_change
-                silent = self.clock() - (began if changed is None else changed)
+                silent = now - max(began, began if changed is None else changed)
                 if silent > self.patience:
                     self._absent(peer, what, silent)
 
-    def take(self, waiting: list[str], what: str) -> None:
-        """Take in one event, or none within a second."""
+    def confirmed(self, rounds: int, within: float) -> bool:
+        """Serve peers until each has said goodbye after closing ``rounds``; False if the
+        last one was silent for ``within`` seconds, or misbehaves now that all is closed."""
+
+        def unfinished() -> list[str]:
+            left = self.mail.left
+            return [p for p in self.mail.peers if p not in left or left[p].closed < rounds]
+
+        began = self.clock()
+        try:
+            while waiting := unfinished():
+                self.take(waiting, "goodbye")
+                quiet = min(self.clock() - began, *(self.silent(peer) for peer in waiting))
+                if quiet > within:
+                    break
+        except (GoAlone, PeerError) as error:
+            self.folder.log("unconfirmed", error=str(error))
+        return not unfinished()
+
+    def take(self, waiting: list[str], what: str) -> bool:
+        """Take in one event; False if none came within a second."""
         self.folder.set_status(
             {"phase": "waiting", "round": self.mail.book.round, "for": what, "of": waiting}
         )
@@ -63,7 +86,12 @@ class Waiting:
         if event is None:
             if self.link.closed:
                 raise LinkDown(f"the link was closed while waiting for the {what} of {waiting}")
-            return
+            return False
+        self.handle(event)
+        return True
+
+    def handle(self, event: Event) -> None:
+        """Take in ``event``; what breaks the rules ends the federation, never the process."""
         try:
             self.mail.handle(event)
         except Violation as fault:
@@ -80,6 +108,7 @@ class Waiting:
         Raises:
             GoAlone: always.
         """
+        reason = shown(reason, 400)
         self.rejected.append({"round": round, "peer": peer, "reason": reason})
         self.folder.log("violation", round=round, peer=peer, reason=reason)
         raise GoAlone(f"{peer}: {reason}")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from splitfed.config import NO_PRIVACY
-from splitfed.errors import SplitfedError
+from splitfed.errors import OwnUpdatesExcluded, SplitfedError
 from splitfed.evaluation import Predictions, paired_bootstrap, score
 from splitfed.progress import Progress
 from splitfed.report import write_report
@@ -150,13 +150,28 @@ def live(
         on_absent="finish-alone" if settings.on_absent == "finish-alone" else "wait",
     )
     start_s = time.monotonic() - started
+    stop: OwnUpdatesExcluded | None = None
     try:
         ending = engine.run()
+    except OwnUpdatesExcluded as error:
+        with suppress(SplitfedError):
+            link.goodbye("failed", engine.closed)
+        stop = error
+        ending = Ending(
+            outcome="excluded", confirmed=False, reason=error.message, shared=learner.shared()
+        )
     except BaseException as error:
         # The peer waits for us either way; telling it why costs nothing.
+        stopped = isinstance(error, KeyboardInterrupt)
         with suppress(SplitfedError):
-            stopped = isinstance(error, KeyboardInterrupt)
             link.goodbye("interrupted" if stopped else "failed", engine.closed)
+        why = (
+            "stopped by its operator"
+            if stopped
+            else (str(error) or type(error).__name__).splitlines()[0]
+        )
+        folder.set_status({"phase": f"ended: {why}", "round": engine.closed + 1})
+        folder.log("ended", reason=told)
         raise
     finally:
         link.close()
@@ -191,6 +206,8 @@ def live(
         progress.say("kept the model trained alone: it is better on the own validation images")
     write_report(folder.path, report)
     folder.set_status({"phase": "finished", "round": terms.rounds, "rounds": terms.rounds})
+    if stop is not None:
+        raise stop
     note = f"finished alone: {ending.reason}" if ending.outcome == "alone" else ""
     if not note and not ending.confirmed:
         note = (

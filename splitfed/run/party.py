@@ -207,7 +207,7 @@ def _finished(path: Path, config: PartyConfig) -> Outcome | None:
         closed = folder.closed()
         if closed is None or closed.round < config.federation.rounds:
             return None
-        alone = any(row["outcome"] == "alone" for row in folder.history())
+        alone = folder.ending is not None
         if not (folder.confirmed or alone):
             return None
     try:
@@ -220,7 +220,9 @@ def _finished(path: Path, config: PartyConfig) -> Outcome | None:
     return Outcome(
         exit_code=5 if alone else 0,
         report=report,
-        note=f"{path} is finished: all {closed.round} rounds are closed; nothing was done",
+        note=f"{path} is finished: all {closed.round} rounds are closed; nothing was done\n"
+        "  to train further, raise rounds in federation.toml on BOTH sides; to begin anew (also "
+        "after changing [defence] acceptance), give another --out",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -207,6 +207,21 @@ class RoundRecords(FolderView):
         if not self.confirmed:
             with self._database.transaction():
                 self._database.set_meta("confirmed", last.round)
+
+    def end(self, how: str, reason: str, rejected: Sequence[Mapping[str, Any]]) -> None:
+        """Note durably that the federation is over for this party; the first ending counts.
+
+        Args:
+            how: ``"alone"`` or ``"excluded"``.
+            reason: why, in words.
+            rejected: everything rejected so far, as the report lists it.
+        """
+        if self.ending is None:
+            with self._database.transaction():
+                self._database.set_meta(
+                    "ending",
+                    {"how": how, "reason": reason, "rejected": [dict(row) for row in rejected]},
+                )
 
     def prune(self) -> int:
         """Remove the payloads of rounds before the last closed one; returns how many.

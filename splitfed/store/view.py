@@ -165,6 +165,13 @@ class FolderView:
         last = self.closed()
         return last is not None and self._database.meta("confirmed") == last.round
 
+    @property
+    def ending(self) -> dict[str, Any] | None:
+        """How the federation ended before its last round: ``how``, ``reason`` and
+        ``rejected``; None while it goes on, and after an ordinary end."""
+        found = self._database.meta("ending")
+        return None if found is None else dict(found)
+
     def history(self) -> list[dict[str, Any]]:
         """The history rows of all closed rounds, in order; what was not finite is None."""
         rows = self._database.rows("SELECT history FROM closed ORDER BY round")

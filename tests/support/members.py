@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,7 @@ class Town:
     path: Path
     names: list[str]
     changes: dict = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self.hub = MemoryHub(self.names)
@@ -108,6 +110,7 @@ class Town:
             greeting=greeting,
             accept=accept,
             verify=self.verify,
+            clock=self.clock,
         )
 
     def live(self, name: str, **engine) -> Ending:
@@ -127,6 +130,7 @@ class Town:
                 initial=INITIAL,
                 greeting=greeting,
                 progress=Silent(),
+                clock=self.clock,
                 **engine,
             )
             self.rejected[name] = it.rejected

@@ -242,7 +242,7 @@ def reborn() -> Party:
 
 
 def test_equal_bytes_of_another_round_than_the_stored_one_are_pulled() -> None:
-    net, alice, bob, line = joined()
+    net, _alice, bob, line = joined()
     net.cut(line)
     same = [signed("bob", round, b"the same bytes every round") for round in (1, 2)]
     fresh = reborn()
