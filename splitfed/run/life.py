@@ -165,11 +165,8 @@ def live(
         stopped = isinstance(error, KeyboardInterrupt)
         with suppress(SplitfedError):
             link.goodbye("interrupted" if stopped else "failed", engine.closed)
-        why = (
-            "stopped by its operator"
-            if stopped
-            else (str(error) or type(error).__name__).splitlines()[0]
-        )
+        told = str(error) or type(error).__name__
+        why = "stopped by its operator" if stopped else told.splitlines()[0]
         folder.set_status({"phase": f"ended: {why}", "round": engine.closed + 1})
         folder.log("ended", reason=told)
         raise
