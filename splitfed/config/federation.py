@@ -172,9 +172,9 @@ NO_MECHANISM = AfterValidator(
 class PrivacyConfig(Section):
     """What protects the updates; required, so that nobody shares without having chosen."""
 
-    mode: Annotated[
-        Literal["none", "dp-frozen", "dp-all", "party-update"], AfterValidator(only("none"))
-    ] = Field(description='"none" (NO PRIVACY GUARANTEE); there is no default on purpose')
+    mode: Annotated[Literal["none", "dp-frozen", "dp-all", "party-update"], NO_MECHANISM] = Field(
+        description='"none" (NO PRIVACY GUARANTEE); there is no default on purpose'
+    )
     epsilon: Positive | None = Field(default=None, description="a number above 0")
     delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="a number between 0 and 1, such as 1e-5"

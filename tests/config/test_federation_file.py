@@ -104,7 +104,7 @@ ONE_FAULT = {
         "aggregation.weights", "above 0",
     ),
     "no privacy mode": ('mode = "none"', "", "privacy.mode", "no default on purpose"),
-    "privacy not built": ('mode = "none"', 'mode = "dp-frozen"', "privacy.mode", "not built yet"),
+    "privacy not built": ('mode = "none"', 'mode = "dp-frozen"', "privacy.mode", "NO PRIVACY"),
     "epsilon under none": (
         'mode = "none"', 'mode = "none"\nepsilon = 3.0', "privacy.epsilon", "adds no noise",
     ),
