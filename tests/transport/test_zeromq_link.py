@@ -3,114 +3,56 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from splitfed.errors import PeerKeyMismatch, PeerRefusedUs, PeerUnreachable
-from splitfed.tensors import manifest_of
 from splitfed.transport.events import (
     Arrived,
     Delivered,
-    Event,
     Failed,
     Greeted,
-    Greeting,
     LinkBroken,
     Noticed,
-    Offer,
-    Outgoing,
-    offer_message,
 )
-from splitfed.transport.keys import PeerKeys, make_secret, verify_signature
-from splitfed.transport.link import Link
+from splitfed.transport.keys import PeerKeys, make_secret
 from splitfed.transport.sockets import WireOptions
 from splitfed.transport.zeromq import ZmqWire
-from splitfed.types import TensorSpec
+from tests.support.networks import CHUNK, LinkParty
 from tests.support.proxy import Proxy
 from tests.support.wires import (
-    DEADLINE,
     QUICK,
     descriptors,
     identity,
     keys_of,
     port_of,
-    secret_of,
     tasks,
 )
 
-CHUNK = 64 << 10
 SIZE = 4 << 20
-RUN = bytes(32)
 BEATS = replace(QUICK, heartbeat_interval=0.1, heartbeat_timeout=0.6)
 
-E = TypeVar("E")
+
+def offer(party: LinkParty, round: int) -> bytes:
+    """Offers random bytes and returns them."""
+    return party.offer(round, random.Random(f"{party.name} {round}").randbytes(SIZE)).payload
 
 
-class Party:
-    """A link over a ZeroMQ wire, and all its events so far."""
-
-    def __init__(self, name: str, wire: ZmqWire, options: dict[str, Any]) -> None:
-        self.name, self.wire = name, wire
-        self.peer = "bob" if name == "alice" else "alice"
-        self.events: list[Event] = []
-        self.link = Link(
-            wire,
-            name,
-            [self.peer],
-            greeting=Greeting(
-                name=name,
-                contract=bytes(32),
-                roster=bytes(32),
-                initial=bytes(32),
-                folder=name.encode().ljust(16, b"\0"),
-                boot=1,
-            ),
-            accept=lambda offer: None,
-            verify=lambda party, message, signature: verify_signature(
-                secret_of(party).signing_public, message, signature
-            ),
-            chunk_size=CHUNK,
-            **options,
-        )
-        self.link.start()
-
-    def of(self, kind: type[E]) -> list[E]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def wait(self, kind: type[E], count: int = 1) -> E:
-        """The ``count``-th event of a kind."""
-        end = time.monotonic() + DEADLINE
-        while len(self.of(kind)) < count:
-            event = self.link.next(max(0.0, end - time.monotonic()))
-            assert event is not None, f"{self.name} waited for {kind.__name__}: {self.events}"
-            self.events.append(event)
-        return self.of(kind)[count - 1]
-
-    def offer(self, round: int, size: int = SIZE) -> bytes:
-        """Offers random bytes and returns them."""
-        payload = random.Random(f"{self.name} {round}").randbytes(size)
-        manifest = manifest_of(payload, (TensorSpec("w", (size,), "uint8"),), CHUNK)
-        fields = {"run": RUN, "round": round, "party": self.name, "kind": "update"}
-        signature = secret_of(self.name).sign(offer_message(root=manifest.root, **fields))
-        self.link.offer(Outgoing(Offer(manifest=manifest, signature=signature, **fields), payload))
-        return payload
-
-    def take(self, payload: bytes, count: int = 1) -> None:
-        """Waits for the peer's ``count``-th payload and stores it."""
-        arrived = self.wait(Arrived, count)
-        assert bytes(arrived.payload) == payload
-        self.link.stored(self.peer, arrived.offer.manifest.root)
+def take(party: LinkParty, payload: bytes) -> None:
+    """Waits for the peer's payload and stores it."""
+    arrived = party.wait(Arrived)
+    assert bytes(arrived.payload) == payload
+    party.link.stored(party.peer, arrived.offer.manifest.root)
 
 
 class World:
     """Alice, the proxy in front of her, and Bob."""
 
     def __init__(self) -> None:
-        self.parties: list[Party] = []
+        self.parties: list[LinkParty] = []
         self.proxy: Proxy | None = None
 
     def party(
@@ -120,20 +62,21 @@ class World:
         bind: str | None = None,
         options: WireOptions = QUICK,
         **link: Any,
-    ) -> Party:
-        party = Party(name, ZmqWire(identity(name), roster, bind, options=options), link)
+    ) -> LinkParty:
+        party = LinkParty(name, ZmqWire(identity(name), roster, bind, options=options), **link)
+        party.link.start()
         self.parties.append(party)
         return party
 
-    def alice(self, bob: PeerKeys | None = None, **options: Any) -> Party:
+    def alice(self, bob: PeerKeys | None = None, **options: Any) -> LinkParty:
         roster = {"alice": keys_of("alice", "tcp://127.0.0.1:1"), "bob": bob or keys_of("bob")}
         return self.party("alice", roster, "tcp://127.0.0.1:0", **options)
 
-    def bob(self, address: str, alice: PeerKeys | None = None, **options: Any) -> Party:
+    def bob(self, address: str, alice: PeerKeys | None = None, **options: Any) -> LinkParty:
         roster = {"alice": alice or keys_of("alice", address), "bob": keys_of("bob")}
         return self.party("bob", roster, **options)
 
-    def pair(self, **options: Any) -> tuple[Party, Party, Proxy]:
+    def pair(self, **options: Any) -> tuple[LinkParty, LinkParty, Proxy]:
         alice = self.alice(**options)
         self.proxy = Proxy(("127.0.0.1", port_of(alice.wire)))
         bob = self.bob(self.proxy.address, **options)
@@ -159,9 +102,9 @@ def world() -> Iterator[World]:
 
 def test_updates_cross_both_ways_within_the_promised_bytes(world: World) -> None:
     alice, bob, proxy = world.pair()
-    sent = {"alice": alice.offer(1), "bob": bob.offer(1)}
-    alice.take(sent["bob"])
-    bob.take(sent["alice"])
+    sent = {"alice": offer(alice, 1), "bob": offer(bob, 1)}
+    take(alice, sent["bob"])
+    take(bob, sent["alice"])
     for party in (alice, bob):
         party.wait(Delivered)
         traffic = party.link.traffic()
@@ -175,7 +118,7 @@ def test_updates_cross_both_ways_within_the_promised_bytes(world: World) -> None
 Fault = Callable[[Proxy], None]
 
 
-def heal_when_noticed(alice: Party, bob: Party, proxy: Proxy) -> None:
+def heal_when_noticed(alice: LinkParty, bob: LinkParty, proxy: Proxy) -> None:
     for party in (alice, bob):
         party.wait(LinkBroken)
     proxy.heal()
@@ -196,7 +139,7 @@ def test_a_transfer_goes_on_after_a_break_with_the_missing_chunks_alone(
 ) -> None:
     alice, bob, proxy = world.pair(window=8 * CHUNK)
     fault(proxy)
-    bob.take(alice.offer(1))
+    take(bob, offer(alice, 1))
     alice.wait(Delivered)
     traffic = bob.link.traffic()
     assert traffic.reconnects == 1
@@ -208,9 +151,9 @@ def test_a_transfer_goes_on_after_a_break_with_the_missing_chunks_alone(
 def test_a_transfer_goes_on_after_a_black_hole(world: World) -> None:
     alice, bob, proxy = world.pair(window=8 * CHUNK, options=BEATS)
     proxy.black_hole_after(SIZE // 2, "down")
-    payload = alice.offer(1)
+    payload = offer(alice, 1)
     heal_when_noticed(alice, bob, proxy)
-    bob.take(payload)
+    take(bob, payload)
     alice.wait(Delivered)
     assert bob.link.traffic().payload_received == SIZE
 
@@ -218,11 +161,11 @@ def test_a_transfer_goes_on_after_a_black_hole(world: World) -> None:
 def test_a_transfer_goes_on_after_one_side_alone_lost_the_connection(world: World) -> None:
     alice, bob, proxy = world.pair(window=8 * CHUNK, options=BEATS)
     proxy.black_hole_after(SIZE // 2, "down")
-    payload = alice.offer(1)
+    payload = offer(alice, 1)
     proxy.wait(lambda p: p.passed["down"] >= SIZE // 2)
     assert proxy.half_open() == 1
     proxy.heal()
-    bob.take(payload)
+    take(bob, payload)
     alice.wait(Delivered)
     assert bob.link.traffic().payload_received == SIZE
 
@@ -231,7 +174,7 @@ def test_a_transfer_survives_many_breaks(world: World) -> None:
     alice, bob, proxy = world.pair(window=8 * CHUNK)
     for number in range(1, 8):
         proxy.cut_after(number * SIZE // 8, "down")
-    bob.take(alice.offer(1))
+    take(bob, offer(alice, 1))
     alice.wait(Delivered)
     traffic = bob.link.traffic()
     assert traffic.reconnects == 7
@@ -240,9 +183,9 @@ def test_a_transfer_survives_many_breaks(world: World) -> None:
 
 def test_what_was_offered_while_nobody_was_there_arrives_later(world: World) -> None:
     alice = world.alice()
-    payload = alice.offer(1)
+    payload = offer(alice, 1)
     bob = world.bob(f"tcp://127.0.0.1:{port_of(alice.wire)}")
-    bob.take(payload)
+    take(bob, payload)
     alice.wait(Delivered)
 
 
@@ -257,7 +200,7 @@ def test_fifty_reconnections_under_a_link_leave_no_thread_and_no_descriptor(worl
         seen.append((descriptors(), tasks()))
     assert bob.link.traffic().reconnects == 55
     assert max(seen[-5:]) <= max(seen[5:10])
-    bob.take(alice.offer(1))
+    take(bob, offer(alice, 1))
 
 
 def test_a_refused_key_ends_the_diallers_link_at_once(world: World) -> None:
