@@ -11,8 +11,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ VALIDATION = 83  # what 2,000 training digits a party leave of the 5,000 for it
 BATCH = 64
 LR = 0.05
 MOMENTUM = 0.9
+LOOK_EVERY = 0.02  # seconds
+GIVE_UP = 900.0  # seconds
 SEED = 20_240_601
 MEAN, STD = 0.5, 0.5
 
@@ -84,19 +86,11 @@ threads = 1
 
 @dataclass(frozen=True)
 class Ended:
-    """One party's finished run: its report, and how long the process lived, seconds."""
+    """One party's finished run: its report, and when each round was closed by the log, on
+    the clock of :func:`measuring.now` (the log's own times follow a clock that is adjusted)."""
 
     report: dict[str, Any]
-    log: list[dict[str, Any]]
-    lived: float
-
-    def closings(self) -> dict[int, float]:
-        """When each round was closed, by the log: seconds since the epoch."""
-        return {
-            line["round"]: datetime.fromisoformat(line["time"]).timestamp()
-            for line in self.log
-            if line["event"] == "closed"
-        }
+    closings: dict[int, float]
 
 
 def source(party: int, part: str) -> str:
@@ -144,8 +138,7 @@ def run_pair(folder: Path, rounds: int) -> list[Ended]:
     """
     files = write_pair(folder, rounds)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    began = now()
-    processes = []
+    processes, folders = [], [folder / "runs" / file.parent.name for file in files]
     for file in files:
         with (file.parent / "output.txt").open("wb") as output:
             command = [sys.executable, "-m", "splitfed", "run", str(file)]
@@ -153,21 +146,38 @@ def run_pair(folder: Path, rounds: int) -> list[Ended]:
             processes.append(
                 subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
             )
-    ended = []
+    closings: list[dict[int, float]] = [{} for _ in files]
+    give_up = now() + GIVE_UP
     try:
-        for process, file in zip(processes, files, strict=True):
-            code = process.wait(timeout=600)
-            lived = now() - began
-            if code:
-                text = (file.parent / "output.txt").read_text(encoding="utf-8")
-                raise RuntimeError(f"{file.parent.name} ended with code {code}:\n{text}")
-            own = folder / "runs" / file.parent.name
-            report = json.loads((own / "report.json").read_text(encoding="utf-8"))
-            lines = (own / "log.jsonl").read_text(encoding="utf-8").splitlines()
-            ended.append(Ended(report, [json.loads(line) for line in lines], lived))
+        while any(process.poll() is None for process in processes):
+            if now() > give_up:
+                raise RuntimeError(f"the pair did not end within {GIVE_UP} seconds")
+            for own, seen in zip(folders, closings, strict=True):
+                _note_closings(own / "log.jsonl", seen)
+            time.sleep(LOOK_EVERY)
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    return ended
+    for process, file in zip(processes, files, strict=True):
+        if process.returncode:
+            text = (file.parent / "output.txt").read_text(encoding="utf-8")
+            raise RuntimeError(f"{file.parent.name} ended with code {process.returncode}:\n{text}")
+    return [
+        Ended(json.loads((own / "report.json").read_text(encoding="utf-8")), seen)
+        for own, seen in zip(folders, closings, strict=True)
+    ]
+
+
+def _note_closings(log: Path, seen: dict[int, float]) -> None:
+    if not log.is_file():
+        return
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if '"closed"' in line:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # still being written
+                continue
+            if entry["event"] == "closed":
+                seen.setdefault(entry["round"], now())
