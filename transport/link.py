@@ -344,15 +344,14 @@ class Link:
         return blocked, more
 
     def _report(self, conversation: Conversation) -> None:
-        if not conversation.events:
-            return
-        events, conversation.events = conversation.events, []
-        if conversation.peer in self._peers:
+        peer = conversation.peer
+        while conversation.events:
+            events, conversation.events = conversation.events, []
+            if peer not in self._peers:
+                continue
             self._mailbox.put(events)
-            if self._mailbox.backlog(conversation.peer) > MAX_BACKLOG:
-                conversation.fail(
-                    ResourceLimit(f"{conversation.peer} sent more than {MAX_BACKLOG} events")
-                )
+            if self._mailbox.backlog(peer) > MAX_BACKLOG:
+                conversation.fail(ResourceLimit(f"{peer} sent more than {MAX_BACKLOG} events"))
 
 
 def _sound(greeting: Greeting) -> Greeting:

@@ -240,7 +240,11 @@ class MemoryWire(Wire):
         self._bell_out.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell_in, selectors.EVENT_READ)
-        self._hub.opened(self)
+        try:
+            self._hub.opened(self)
+        except UserError:
+            self._close_bell()
+            raise
 
     def send(self, peer: str, connection: bytes, header: bytes, body: Buffer) -> Sent:
         """See :meth:`splitfed.transport.wire.Wire.send`."""
@@ -280,6 +284,9 @@ class MemoryWire(Wire):
     def close(self) -> None:
         """See :meth:`splitfed.transport.wire.Wire.close`."""
         self._hub.closed(self)
+        self._close_bell()
+
+    def _close_bell(self) -> None:
         self._selector.close()
         with self._lock:
             self._bell_in.close()

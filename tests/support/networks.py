@@ -8,7 +8,7 @@ hold another kind of wire to the same laws, write a :class:`Network` and add it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from splitfed.tensors import manifest_of
@@ -118,15 +118,16 @@ NETWORKS: dict[str, Callable[[], Network]] = {"memory": MemoryNetwork, "zeromq":
 class LinkParty:
     """A link in its own thread, and every event it gave so far."""
 
-    def __init__(self, name: str, wire: Wire, *, peer: str | None = None, **options: Any) -> None:
+    def __init__(self, name: str, wire: Wire, *, peers: Sequence[str] = (), **options: Any) -> None:
+        peers = peers or ["bob" if name == "alice" else "alice"]
         self.name = name
-        self.peer = peer or ("bob" if name == "alice" else "alice")
+        self.peer = peers[0]
         self.wire = wire
         self.events: list[Event] = []
         self.link = Link(
             wire,
             name,
-            [self.peer],
+            peers,
             greeting=self.greeting(**options.pop("greeting", {})),
             accept=options.pop("accept", lambda offer: None),
             verify=lambda party, message, signature: verify_signature(
