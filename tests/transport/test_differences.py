@@ -58,6 +58,14 @@ def test_values_that_differ_only_after_the_cut_are_still_shown() -> None:
     assert len(differences({"a": "x" * 10_000}, {"a": "x" * 10_001})) == 1
 
 
+def test_a_long_value_is_cut_to_where_it_differs() -> None:
+    classes = [f"class {number}" for number in range(100)]
+    (row,) = differences({"classes": [*classes, "last"]}, {"classes": [*classes, "least"]})
+    assert "last" in row.mine
+    assert "least" in row.theirs
+    assert max(len(row.mine), len(row.theirs)) <= 202
+
+
 def test_a_document_nested_beyond_reason_ends() -> None:
     deep: dict[str, Any] = {"a": 1}
     for _ in range(500):
