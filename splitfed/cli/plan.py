@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from splitfed.cli.output import columns, say, say_json
 from splitfed.cli.shared import AsJson, PartyFile
 from splitfed.cli.words import size
-from splitfed.config import PartyConfig
-from splitfed.types import TensorSpec
+
+if TYPE_CHECKING:
+    from splitfed.config import PartyConfig
+    from splitfed.types import TensorSpec
 
 ROUND_BYTES, CONNECTION_BYTES = 2048, 8192
 """Upper bounds on what travels beside the tensors and 2 % of framing: per round and peer,
