@@ -139,6 +139,9 @@ def take_turns(
     times: int, measures: Mapping[str, Callable[[], dict[str, Any]]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Run each measure ``times`` times, interleaved, so that a busy minute hits all alike."""
+    busy = os.getloadavg()[0]
+    if busy > 1.0:
+        print(f"load {busy:.1f} before the start: others work here too", file=sys.stderr)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in measures}
     for turn in range(times):
         for name, measure in measures.items():
