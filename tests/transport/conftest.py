@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.networks import NETWORKS
 from tests.support.proxy import Proxy
+from tests.support.stage import Stage
 from tests.support.wires import Bench, Joined, bench, port_of
 
 
@@ -25,3 +27,12 @@ def joined(b: Bench) -> Iterator[Joined]:
         bob = b.bob(proxy.address)
         at_alice, at_bob = b.connect(alice, bob)
         yield Joined(b, alice, bob, at_alice, at_bob, proxy)
+
+
+@pytest.fixture(params=sorted(NETWORKS))
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    one = Stage(NETWORKS[request.param]())
+    try:
+        yield one
+    finally:
+        one.close()
