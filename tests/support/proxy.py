@@ -182,9 +182,15 @@ class Proxy:
         return len(self._pairs)
 
     def wait(self, condition: Callable[[Proxy], bool], deadline: float = DEADLINE) -> None:
-        """Waits until ``condition(self)`` holds; it is asked after every change."""
+        """Waits until ``condition(self)`` holds.
+
+        It is asked after every change here, and now and then besides: it may also look at
+        what other threads count, which can be an instant behind the bytes.
+        """
+        end = time.monotonic() + deadline
         with self._changed:
-            held = self._changed.wait_for(lambda: condition(self), deadline)
+            while not (held := condition(self)) and time.monotonic() < end:
+                self._changed.wait(0.01)
         assert held, f"waited {deadline} s in vain; passed {self.passed}, {self.accepted} accepted"
 
     # --- the thread -------------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,9 @@ QUICK = WireOptions(
     probe_timeout=1.0,
 )
 """Short waits, so that tests do not wait; the limits are the real ones."""
+
+NO_BEATS = replace(QUICK, heartbeat_interval=3600.0)
+"""For tests that count every byte: those of heartbeats are not counted."""
 
 
 @cache

@@ -24,6 +24,7 @@ from splitfed.transport.zeromq import ZmqWire
 from tests.support.networks import CHUNK, LinkParty
 from tests.support.proxy import Proxy
 from tests.support.wires import (
+    NO_BEATS,
     QUICK,
     descriptors,
     identity,
@@ -101,7 +102,7 @@ def world() -> Iterator[World]:
 
 
 def test_updates_cross_both_ways_within_the_promised_bytes(world: World) -> None:
-    alice, bob, proxy = world.pair()
+    alice, bob, proxy = world.pair(options=NO_BEATS)
     sent = {"alice": offer(alice, 1), "bob": offer(bob, 1)}
     take(alice, sent["bob"])
     take(bob, sent["alice"])
@@ -191,15 +192,17 @@ def test_what_was_offered_while_nobody_was_there_arrives_later(world: World) -> 
 
 def test_fifty_reconnections_under_a_link_leave_no_thread_and_no_descriptor(world: World) -> None:
     alice, bob, proxy = world.pair()
-    seen = []
+    early = []
     for number in range(1, 56):
         assert proxy.reset() == 1
         for party in (alice, bob):
             party.wait(Greeted, number + 1)
         proxy.wait(lambda p: p.connections == 1)
-        seen.append((descriptors(), tasks()))
+        if number <= 5:
+            early.append((descriptors(), tasks()))
     assert bob.link.traffic().reconnects == 55
-    assert max(seen[-5:]) <= max(seen[5:10])
+    # libzmq closes in a thread of its own, a moment later; what leaked never closes.
+    proxy.wait(lambda _: (descriptors(), tasks()) <= min(early))
     take(bob, offer(alice, 1))
 
 

@@ -101,16 +101,17 @@ def test_a_closed_wire_leaves_no_thread_and_no_descriptor(b: Bench) -> None:
 
 def test_fifty_reconnections_leave_no_thread_and_no_descriptor(joined: Joined) -> None:
     b, alice, bob, _, _, proxy = joined
-    seen = []
+    early = []
     for number in range(55):
         proxy.reset()
         b.connect(alice, bob)
         b.run(lambda: len(b.downs(alice)) == len(b.downs(bob)))
         proxy.wait(lambda p: p.connections == 1)
-        if number >= 4:
-            seen.append((descriptors(), tasks()))
+        if number < 5:
+            early.append((descriptors(), tasks()))
     assert len(b.ups(bob)) == 56
-    assert max(seen[-5:]) <= max(seen[:5])
+    # libzmq closes in a thread of its own, a moment later; what leaked never closes.
+    b.run(lambda: (descriptors(), tasks()) <= min(early))
 
 
 def test_closing_twice_does_nothing(b: Bench) -> None:
