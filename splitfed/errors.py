@@ -88,6 +88,14 @@ class DataError(UserError):
     """A data source cannot be read or does not hold what was promised."""
 
 
+class PrivacyError(UserError):
+    """What the agreement promises about privacy cannot be kept with this model or setting."""
+
+
+class TrainingDiverged(UserError):
+    """The training loss is not finite any more."""
+
+
 class FolderError(UserError):
     """A run folder is missing, in use by another process, or damaged."""
 

@@ -24,27 +24,36 @@ def demo(
             "hospital-b's 5-9) or iid (at random)."
         ),
     ] = "skew",
-    privacy: Annotated[str, typer.Option(help='Only "none" in this version.')] = "none",
+    privacy: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="dp-frozen or dp-all, at epsilon = 8 for each digit, or none (NO PRIVACY "
+            "GUARANTEE).",
+        ),
+    ] = "dp-frozen",
 ) -> int:
     """Watch two hospitals train one model on this machine: real processes, real digits.
 
     Makes fresh keys and two party folders as `init` does, starts two `splitfed run`
-    processes that talk over encrypted loopback, sharing conv1 and conv2 only, then trains
-    the reference that shares everything, and prints how the models compare.
+    processes that talk over encrypted loopback, sharing conv1 and conv2 only, noised unless
+    --privacy none, then trains references without noise, and prints how the models compare.
     """
     from splitfed import demo as story
 
     story.check_choices(parties=parties, split=split, privacy=privacy)
-    folders = story.make_parties(out, rounds=rounds, split=split)
-    say(f"two parties on this machine, {rounds} rounds; only conv1 and conv2 cross the wire")
+    folders = story.make_parties(out, rounds=rounds, split=split, privacy=privacy)
+    noise = "without noise" if privacy == "none" else f"noised ({privacy})"
+    say(
+        f"two parties on this machine, {rounds} rounds; only conv1 and conv2 cross the wire, "
+        f"{noise}"
+    )
     with screen(rounds) as progress:
         code = story.run_together(folders, out, progress)
         if code:
             return code
-        reference = progress("full reference")
-        reference.say("training the reference that averages everything, in this process")
-        full = story.full_reference(folders, rounds, reference)
-    reports, page = story.combine(out, folders, full)
+        found = story.references(folders, rounds, progress, privacy=privacy)
+    reports, page = story.combine(out, folders, found)
     say_tables(reports)
     sentences = {str(report["privacy"]["sentence"]) for report in reports.values()}
     say(*(printable(sentence) for sentence in sorted(sentences)), f"report: {page}")

@@ -12,6 +12,7 @@ from splitfed.cli.output import say
 from splitfed.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
+    from splitfed.config import FederationConfig
     from splitfed.founding import Founded
 
 DEFAULT_FACTORY = "splitfed.models:ThreeLayerCNN"
@@ -76,6 +77,25 @@ def init(
             help="Public seed of the initial shared layers. Default: 1.", show_default=False
         ),
     ] = None,
+    privacy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="What protects your images: dp-frozen (the default), dp-all, party-update, or "
+            "none (NO PRIVACY GUARANTEE).",
+            show_default=False,
+        ),
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="Privacy spent by all rounds together. Default: 8.", show_default=False),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(
+            help="Well below 1 / number of images. Default: 1e-5 or less.", show_default=False
+        ),
+    ] = None,
     channels: Annotated[
         int | None,
         typer.Option(help="1 for grey images (the default), 3 for colour.", show_default=False),
@@ -117,6 +137,7 @@ def init(
         agreed = {
             "name": name, "classes": classes, "factory": factory, "arguments": arguments,
             "shared": shared, "rounds": rounds, "seed": seed, "channels": channels, "size": size,
+            "privacy": privacy, "epsilon": epsilon, "delta": delta,
         }  # fmt: skip
         _not_mine(**agreed)
 
@@ -137,6 +158,9 @@ def init(
         seed=1 if seed is None else seed,
         channels=1 if channels is None else channels,
         size=_size(size or "28x28"),
+        privacy=privacy or "dp-frozen",
+        epsilon=epsilon,
+        delta=delta,
     )
     _tell_founded(founding.found(folder, proposal, newcomer), newcomer.party)
     return 0
@@ -210,6 +234,24 @@ def _toml_table(text: str | None) -> dict[str, Any]:
         raise ConfigError([Fault(LINE, "--arguments", text or "", cure)]) from None
 
 
+def _privacy_line(agreement: FederationConfig) -> str:
+    """The agreed privacy in short: how much noise it takes is for `plan` to compute."""
+    from splitfed.config import NO_PRIVACY
+
+    agreed = agreement.privacy
+    if agreed.mode == "none":
+        return NO_PRIVACY
+    costs = (
+        f"sigma = {agreed.noise_multiplier:g}"
+        if agreed.epsilon is None
+        else f"epsilon = {agreed.epsilon:g}"
+    )
+    return (
+        f"privacy: {agreed.mode}, {costs} for each {agreed.unit}, delta = {agreed.delta:g} "
+        "(`splitfed plan` prints what that promises, and what not)"
+    )
+
+
 def _tell_founded(made: Founded, party: str) -> None:
     agreement = made.federation
     say(
@@ -221,7 +263,7 @@ def _tell_founded(made: Founded, party: str) -> None:
         f"{', '.join(agreement.model.shared or ())}; classes {', '.join(agreement.classes)}; "
         f"{agreement.parties[party].records} training images",
         f"max_update_norm = {agreement.aggregation.max_update_norm:g} (from the initial layers)",
-        agreement.privacy_sentence,
+        _privacy_line(agreement),
         "",
         "next:",
         f"  1. read {made.federation_file} and change what should be different",
@@ -242,7 +284,7 @@ def _tell_joined(made: Founded, party: str) -> None:
         f"you joined {agreement.name} with {others}: {agreement.rounds} rounds of "
         f"{agreement.model.factory}; {agreement.parties[party].records} training images of "
         "your own",
-        agreement.privacy_sentence,
+        _privacy_line(agreement),
         "",
         "next:",
         f"  1. send this file back to {others}: {made.federation_file}",

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from splitfed.cli.output import columns, say, say_json
-from splitfed.cli.shared import AsJson, PartyFile
+from splitfed.cli.shared import RUNS, AsJson, PartyFile
 from splitfed.cli.words import size
 
 if TYPE_CHECKING:
     from splitfed.config import PartyConfig
+    from splitfed.run.agreed import Agreed
     from splitfed.types import TensorSpec
 
 ROUND_BYTES, CONNECTION_BYTES = 2048, 8192
@@ -59,12 +60,14 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         UserError: the own keys are not those of the agreement.
     """
     from splitfed.models import initialise
+    from splitfed.privacy import sentence_of
     from splitfed.run.agreed import own_model
-    from splitfed.run.party import agree, own_identity
+    from splitfed.run.party import agree, begun_with, own_identity
     from splitfed.sharing import fingerprint
 
     own_identity(config)
-    agreed = agree(config)
+    begun = begun_with(config.folder / RUNS / config.party)
+    agreed = agree(config, noise_multiplier=begun)
     split = agreed.model.split
     if config.model is not None:
         own = initialise(
@@ -93,8 +96,9 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "also_leaves": list(ALSO_LEAVES),
         "never_leaves": list(NEVER_LEAVES),
         "privacy": {
-            "mode": config.federation.privacy.mode,
-            "sentence": config.federation.privacy_sentence,
+            **({"mode": "none"} if agreed.mechanism is None else agreed.mechanism.row()),
+            "sentence": sentence_of(agreed.mechanism),
+            "account": _account(config, agreed),
         },
     }
 
@@ -130,7 +134,68 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     ]
     if plan["own_factory"]:
         lines.append(f"  and so was {plan['own_factory']}, your own private part")
-    return [*lines, "", plan["privacy"]["sentence"]]
+    return [*lines, "", *_privacy_lines(plan["privacy"])]
+
+
+def _account(config: PartyConfig, agreed: Agreed) -> dict[str, Any] | None:
+    """Where the data set's privacy account stands now, and what this federation would make
+    of it; None under "none"."""
+    from splitfed.privacy import epsilon
+    from splitfed.run.party import limit_of
+    from splitfed.run.spending import spends_of, standing
+    from splitfed.store import BUDGET, Budget
+
+    if agreed.mechanism is None:
+        return None
+    limit = limit_of(config)
+    delta = agreed.mechanism.delta if limit is None else limit.delta
+    debits = Budget.read(config.folder / BUDGET, config.data.id)
+    run = _own_run(config)
+    own = sum(debit.run == run for debit in debits)
+    planned = agreed.mechanism.spend(max(agreed.terms.rounds - own, 0))
+    return {
+        **standing(config.data.id, debits, delta, limit),
+        "planned_epsilon": epsilon([*spends_of(debits), planned], delta),
+    }
+
+
+def _own_run(config: PartyConfig) -> bytes | None:
+    """The run in the default run folder, if it has begun: its releases are paid already."""
+    from splitfed.store import RunFolder
+
+    path = config.folder / RUNS / config.party
+    if not (path / "ledger.sqlite").is_file():
+        return None
+    with RunFolder.read_only(path) as folder:
+        return folder.run
+
+
+def _privacy_lines(privacy: dict[str, Any]) -> list[str]:
+    """The mechanism's figures, the sentence, and the account, for a person."""
+    if privacy["mode"] == "none":
+        return [privacy["sentence"]]
+    account = privacy["account"]
+    unit = "party's whole update" if privacy["unit"] == "party" else privacy["unit"]
+    lines = [
+        f"PRIVACY: {privacy['mode']}, for each {unit}",
+        f"  epsilon = {privacy['epsilon']:.4f} at delta = {privacy['delta']:g} for all "
+        f"{privacy['steps']} planned steps ({privacy['accountant']}; RDP "
+        f"{privacy['epsilon_rdp']:.4f})",
+        f"  noise multiplier {privacy['noise_multiplier']:g}, clipping norm "
+        f"{privacy['max_grad_norm']:g}, sample rate {privacy['sample_rate']:g}",
+        f"  account of data set {account['data_id']}: {account['spent_epsilon']:.4f} spent by "
+        f"{account['runs']} run(s); {account['planned_epsilon']:.4f} after this federation"
+        + (
+            ", no limit set ([data] budget_epsilon)"
+            if account["budget_epsilon"] is None
+            else f"; the limit is {account['budget_epsilon']:g} at delta = {account['delta']:g}"
+        ),
+    ]
+    if account["budget_epsilon"] is not None and (
+        account["planned_epsilon"] > account["budget_epsilon"]
+    ):
+        lines.append("  THE LIMIT IS NOT ENOUGH: `run` will stop before the round that exceeds it")
+    return [*lines, "", privacy["sentence"]]
 
 
 def _rows(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:

@@ -10,11 +10,9 @@ import typer
 from splitfed.cli.guard import complain
 from splitfed.cli.output import say, say_json, say_tables
 from splitfed.cli.screens import JsonLines, screen
-from splitfed.cli.shared import AsJson, PartyFile
+from splitfed.cli.shared import RUNS, AsJson, PartyFile
 from splitfed.errors import ConfigError, Fault
 from splitfed.stopping import terminated_like_interrupted
-
-RUNS = "runs"
 
 
 def run(

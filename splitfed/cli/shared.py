@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+RUNS = "runs"
+"""Where run folders lie, beside party.toml, unless --out says otherwise."""
+
 PartyFile = Annotated[
     Path, typer.Argument(metavar="PARTY.TOML", help="Your own party.toml.", show_default=False)
 ]

@@ -8,34 +8,38 @@ from __future__ import annotations
 from splitfed.config.contract import canonical_json, digest_of
 from splitfed.config.faults import parse
 from splitfed.config.federation import (
-    NO_PRIVACY,
     AggregationConfig,
     FederationConfig,
     FusionConfig,
     InitialConfig,
     ModelConfig,
     PreprocessingConfig,
-    PrivacyConfig,
     RosterEntry,
 )
 from splitfed.config.load import file_digest, load_federation, load_party
 from splitfed.config.party import (
     DataConfig,
     DefenceConfig,
+    FederatedTrainingConfig,
     LinkConfig,
     OwnFusionConfig,
     OwnModelConfig,
     PartyConfig,
     TrainingConfig,
 )
+from splitfed.config.privacy import DP_SGD, MODES, NO_PRIVACY, REFUSED, PrivacyConfig
 from splitfed.config.values import split_endpoint
 from splitfed.differences import differences
 
 __all__ = [
+    "DP_SGD",
+    "MODES",
     "NO_PRIVACY",
+    "REFUSED",
     "AggregationConfig",
     "DataConfig",
     "DefenceConfig",
+    "FederatedTrainingConfig",
     "FederationConfig",
     "FusionConfig",
     "InitialConfig",

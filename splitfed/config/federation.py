@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Str
 
 from splitfed.config.contract import canonical_json, digest_of
 from splitfed.config.faults import Finding, Section, across, did_you_mean, only
+from splitfed.config.privacy import DP_SGD, Count, Positive, PrivacyConfig
 from splitfed.config.values import (
     NAME_RULE,
     Address,
@@ -26,20 +27,12 @@ from splitfed.config.values import (
     SigningKey,
 )
 
-NO_PRIVACY = (
-    "NO PRIVACY GUARANTEE: the shared tensors leave as they were trained. Whoever sees them "
-    "can learn about single training images. Images, labels and private layers stay."
-)
-"""What is printed, word for word, wherever privacy mode "none" is used."""
-
 Text = Annotated[str, StringConstraints(min_length=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=1)]
 Rule = Literal[
     "mean", "median", "trimmed-mean", "krum", "multi-krum", "bulyan", "geometric-median",
     "centred-clipping", "fltrust",
 ]  # fmt: skip
-Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -101,6 +94,11 @@ class ModelConfig(Section):
         description='a safetensors file, such as "initial.safetensors" or '
         '{ file = "initial.safetensors", digest = "..." }',
     )
+    public_head: Literal["pool-linear"] | None = Field(
+        default=None,
+        description='"pool-linear": a public frozen head at the cut, for parties whose private '
+        'parts differ under mode = "dp-frozen"; or left out',
+    )
 
     @across("shared", "private")
     def one_side_each(self) -> Iterator[Finding]:
@@ -161,43 +159,6 @@ class AggregationConfig(Section):
     )
 
 
-NO_MECHANISM = AfterValidator(
-    only(
-        "none",
-        because='is not built yet in this version, only "none" is (NO PRIVACY GUARANTEE)',
-    )
-)
-
-
-class PrivacyConfig(Section):
-    """What protects the updates; required, so that nobody shares without having chosen."""
-
-    mode: Annotated[Literal["none", "dp-frozen", "dp-all", "party-update"], NO_MECHANISM] = Field(
-        description='"none" (NO PRIVACY GUARANTEE); there is no default on purpose'
-    )
-    epsilon: Positive | None = Field(default=None, description="a number above 0")
-    delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="a number between 0 and 1, such as 1e-5"
-    )
-    max_grad_norm: Positive | None = Field(default=None, description="a number above 0")
-    noise_multiplier: Positive | None = Field(default=None, description="a number above 0")
-    sample_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="a number above 0, at most 1"
-    )
-    steps_per_round: Count | None = Field(default=None, description="a whole number >= 1")
-    unit: Literal["record", "patient", "party"] | None = Field(
-        default=None, description='"record", "patient" or "party"'
-    )
-    fusion_epsilon: Positive | None = Field(default=None, description="a number above 0")
-
-    @across("mode")
-    def none_adds_nothing(self) -> Iterator[Finding]:
-        for key in sorted(self.model_fields_set - {"mode"}):
-            yield Finding(
-                key, getattr(self, key), 'contradicts mode = "none", which adds no noise; drop it'
-            )
-
-
 class FusionConfig(Section):
     """How the local models become one at the end."""
 
@@ -248,7 +209,9 @@ class FederationConfig(Section):
     aggregation: AggregationConfig = Field(
         description="an [aggregation] table with at least max_update_norm"
     )
-    privacy: PrivacyConfig = Field(description='a [privacy] table with mode, such as mode = "none"')
+    privacy: PrivacyConfig = Field(
+        description='a [privacy] table with mode, such as mode = "dp-frozen"'
+    )
     fusion: FusionConfig = Field(
         default_factory=FusionConfig, description='a [fusion] table with method = "none"'
     )
@@ -256,7 +219,7 @@ class FederationConfig(Section):
         description=f"one [parties.NAME] table for each party; NAME of {NAME_RULE}"
     )
 
-    CONTRACT_SCHEMA: ClassVar[int] = 1
+    CONTRACT_SCHEMA: ClassVar[int] = 2
 
     @across("classes")
     def classes_differ(self) -> Iterator[Finding]:
@@ -287,6 +250,27 @@ class FederationConfig(Section):
                 "parties, at most all"
             )
             yield Finding("aggregation.minimum_parties", minimum, cure)
+
+    @across("privacy.mode", "privacy.delta", "parties")
+    def delta_is_small(self) -> Iterator[Finding]:
+        delta = self.privacy.delta
+        if self.privacy.mode not in DP_SGD or delta is None:
+            return
+        for name, entry in sorted(self.parties.items()):
+            records = getattr(entry, "records", None)
+            if records and delta * records >= 1:
+                cure = (
+                    f"should be below 1/n = 1/{records} of {name}, better below 1/(10 n): with "
+                    "1/n, publishing one record whole would satisfy the guarantee"
+                )
+                yield Finding("privacy.delta", delta, cure)
+
+    @across("privacy.mode", "model.public_head")
+    def public_head_is_used(self) -> Iterator[Finding]:
+        head = self.model.public_head
+        if head is not None and self.privacy.mode != "dp-frozen":
+            cure = f'is frozen under mode = "dp-frozen" alone, not "{self.privacy.mode}"; drop it'
+            yield Finding("model.public_head", head, cure)
 
     @across("parties")
     def parties_differ(self) -> Iterator[Finding]:
@@ -320,11 +304,6 @@ class FederationConfig(Section):
             name: float(entry.records) if agreed == "records" else 1.0
             for name, entry in sorted(self.parties.items())
         }
-
-    @property
-    def privacy_sentence(self) -> str:
-        """What this agreement guarantees about each party's records, in one sentence."""
-        return NO_PRIVACY
 
     def contract(self) -> dict[str, Any]:
         """What both sides must agree on: parsed, defaulted, sorted and JSON-able.

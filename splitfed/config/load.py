@@ -204,6 +204,7 @@ def _between(
     if loss == "mse" and isinstance(classes, list) and classes:
         cure = f'the agreement has {len(classes)} classes; use loss = "cross_entropy"'
         yield Fault(file, "training.loss", shown(loss), cure)
+    yield from _privacy(raw, agreement, file)
     bind = _table(raw, "link").get("bind")
     dialed = (
         not isinstance(name, str) or name not in parties or _table(parties, name).get("address")
@@ -211,3 +212,23 @@ def _between(
     if bind and not dialed:
         cure = f"{name} has no address in the agreement, so nobody dials it; drop bind"
         yield Fault(file, "link.bind", shown(bind), cure)
+
+
+def _privacy(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
+    """What contradicts the agreed privacy mode."""
+    mode = _table(agreement, "privacy").get("mode")
+    budget = _table(raw, "data").get("budget_epsilon")
+    if mode == "none" and budget is not None:
+        cure = (
+            'contradicts the agreed [privacy] mode = "none", under which what is sent is beyond '
+            "any budget; drop it, or agree on a mode with noise"
+        )
+        yield Fault(file, "data.budget_epsilon", shown(budget), cure)
+    head = _table(agreement, "model").get("public_head")
+    factory = _table(raw, "model").get("factory")
+    if mode == "dp-frozen" and factory is not None and head is None:
+        cure = (
+            "private layers that differ would freeze differently and pull the shared ones apart; "
+            'agree on [model] public_head = "pool-linear", which all parties then share towards'
+        )
+        yield Fault(file, "model.factory", shown(factory), cure)

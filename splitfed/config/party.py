@@ -17,14 +17,8 @@ from splitfed.config.faults import (
     did_you_mean,
     only,
 )
-from splitfed.config.federation import (
-    Count,
-    FederationConfig,
-    Positive,
-    RosterEntry,
-    Seed,
-    Text,
-)
+from splitfed.config.federation import FederationConfig, RosterEntry, Seed, Text
+from splitfed.config.privacy import Count, Positive
 from splitfed.config.values import NAME_RULE, Arguments, Bind, Factory, Name, is_factory
 
 SCHEMES = ("digits", "folder", "npz", "torchvision")
@@ -48,9 +42,6 @@ NO_FUSION = AfterValidator(
 )
 NO_FUSION_CONSENT = AfterValidator(
     only(False, because="fusion, which reads it, is not built yet in this version")
-)
-NO_BUDGET = AfterValidator(
-    only(None, because="a privacy budget is not built yet in this version: nothing would hold it")
 )
 
 
@@ -87,19 +78,26 @@ class DataConfig(Section):
     validation: Source = Field(description=SOURCE_RULE)
     test: Source = Field(description=SOURCE_RULE)
     reference: Annotated[Source | None, NO_FUSION] = Field(default=None, description=SOURCE_RULE)
-    budget_epsilon: Annotated[Positive | None, NO_BUDGET] = Field(
-        default=None, description="a number above 0"
+    budget_epsilon: Positive | None = Field(
+        default=None,
+        description="the most that all runs on these data may spend together, a number above 0",
     )
-    budget_delta: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, NO_BUDGET] = Field(
+    budget_delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="a number between 0 and 1, such as 1e-5"
     )
     options: Arguments = Field(
         default_factory=dict, description="a table of options for the data source"
     )
 
+    @across("budget_epsilon", "budget_delta")
+    def budget_is_whole(self) -> Iterator[Finding]:
+        if (self.budget_epsilon is None) != (self.budget_delta is None):
+            missing = "budget_epsilon" if self.budget_epsilon is None else "budget_delta"
+            yield Finding(missing, None, "missing; a budget is budget_epsilon and budget_delta")
 
-class TrainingConfig(Section):
-    """How this party trains in each round. Exactly one of epochs and steps is set."""
+
+class OptimizerConfig(Section):
+    """An optimizer and its learning rate over the rounds."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         default="sgd", description='"sgd", "adam" or "adamw"'
@@ -111,13 +109,6 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="a number of 0 or more"
     )
-    batch_size: Count = Field(default=32, description="images a step, a whole number >= 1")
-    epochs: Count | None = Field(
-        default=None, description="local epochs a round, a whole number >= 1 (or steps instead)"
-    )
-    steps: Count | None = Field(
-        default=None, description="local steps a round, a whole number >= 1 (or epochs instead)"
-    )
     schedule: Literal["constant", "cosine", "step"] = Field(
         default="constant", description='"constant", "cosine" or "step"'
     )
@@ -127,30 +118,6 @@ class TrainingConfig(Section):
     step_rounds: Count | None = Field(
         default=None, description="rounds between two steps of the learning rate, >= 1"
     )
-    fit_epochs: Annotated[int, Field(ge=0)] = Field(
-        default=1,
-        description="epochs that fit the private layers to the final shared tensors, >= 0",
-    )
-    loss: Literal["cross_entropy", "mse"] = Field(
-        default="cross_entropy", description='"cross_entropy" or "mse"'
-    )
-    device: Literal["cpu", "cuda"] = Field(default="cpu", description='"cpu" or "cuda"')
-    threads: Count = Field(default=1, description="torch threads, a whole number >= 1")
-    seed: Seed | None = Field(
-        default=None, description="a whole number >= 0; without it the agreement's seed holds"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_epoch_unless_told(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("epochs") is None and data.get("steps") is None:
-            return {**data, "epochs": 1}
-        return data
-
-    @across("epochs", "steps")
-    def epochs_or_steps(self) -> Iterator[Finding]:
-        if self.epochs is not None and self.steps is not None:
-            yield Finding("steps", self.steps, f"contradicts epochs = {self.epochs}; give one")
 
     @across("optimizer", "momentum")
     def momentum_is_used(self) -> Iterator[Finding]:
@@ -169,6 +136,56 @@ class TrainingConfig(Section):
             cure = f'schedule = "{self.schedule}" has no steps; drop it'
             for key in sorted({"gamma", "step_rounds"} & self.model_fields_set):
                 yield Finding(key, getattr(self, key), cure)
+
+
+class FederatedTrainingConfig(OptimizerConfig):
+    """How the noised steps of "dp-frozen" and "dp-all" are taken. How many there are, and of
+    how many images, is the agreement's: [privacy] sample_rate and steps_per_round."""
+
+    lr: Positive = Field(default=1.0, description="the learning rate, a number above 0")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="a number from 0 to below 1"
+    )
+
+
+class TrainingConfig(OptimizerConfig):
+    """How this party trains in each round. Exactly one of epochs and steps is set."""
+
+    batch_size: Count = Field(default=32, description="images a step, a whole number >= 1")
+    epochs: Count | None = Field(
+        default=None, description="local epochs a round, a whole number >= 1 (or steps instead)"
+    )
+    steps: Count | None = Field(
+        default=None, description="local steps a round, a whole number >= 1 (or epochs instead)"
+    )
+    fit_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=1,
+        description="epochs that fit the private layers to the final shared tensors, >= 0",
+    )
+    loss: Literal["cross_entropy", "mse"] = Field(
+        default="cross_entropy", description='"cross_entropy" or "mse"'
+    )
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description='"cpu" or "cuda"')
+    threads: Count = Field(default=1, description="torch threads, a whole number >= 1")
+    seed: Seed | None = Field(
+        default=None, description="a whole number >= 0; without it the agreement's seed holds"
+    )
+    federated: FederatedTrainingConfig = Field(
+        default_factory=FederatedTrainingConfig,
+        description="a [training.federated] table: optimizer, lr, ... of the noised steps",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch_unless_told(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("epochs") is None and data.get("steps") is None:
+            return {**data, "epochs": 1}
+        return data
+
+    @across("epochs", "steps")
+    def epochs_or_steps(self) -> Iterator[Finding]:
+        if self.epochs is not None and self.steps is not None:
+            yield Finding("steps", self.steps, f"contradicts epochs = {self.epochs}; give one")
 
 
 class OwnModelConfig(Section):

@@ -52,9 +52,9 @@ weights = "equal"
 max_void_rounds = 3
 
 [privacy]
-# Required, so that nobody shares without having chosen. "none" is NO PRIVACY GUARANTEE.
-mode = "none"
-
+# Required, so that nobody shares without having chosen. "dp-frozen" and "dp-all" noise every
+# step of training, "party-update" every update; "none" is NO PRIVACY GUARANTEE.
+{privacy}
 # One block a party, added by its own `splitfed init`. address: where the others can reach
 # it (one of the two is enough). records: its public number of training images.
 """
@@ -81,9 +81,9 @@ id = {id}
 train = {train}
 validation = {validation}
 test = {test}
-
+{budget}
 [training]
-optimizer = "sgd"
+{training}optimizer = "sgd"
 lr = 0.05
 momentum = 0.9
 batch_size = 32
@@ -91,11 +91,33 @@ batch_size = 32
 epochs = 1
 device = "cpu"
 threads = {threads}
-
+{federated}
 [defence]
 # true: also train the same model on your images alone, so that the report can say whether
 # the federation helped you. Costs the training once more.
 acceptance = {acceptance}
+"""
+
+
+_PRIVACY_KEYS = {
+    "epsilon": "Of all rounds together; the noise follows from it (or noise_multiplier instead).",
+    "max_grad_norm": "What is noised is clipped to this norm first.",
+    "sample_rate": "Each record is in each step with this probability, by chance alone.",
+    "unit": '"patient" protects all images of a patient together, and needs patient ids.',
+}
+
+_BUDGET = """\
+# The most that all runs on these data may ever spend together. budget.sqlite beside this file
+# keeps the account; a round that would exceed it is not begun.
+budget_epsilon = {epsilon}
+budget_delta = {delta}
+"""
+
+_FEDERATED = """
+# The noised steps of the federation; [privacy] in federation.toml says how many there are.
+[training.federated]
+lr = {lr}
+momentum = {momentum}
 """
 
 
@@ -113,8 +135,13 @@ def federation_text(
     mean: Sequence[float],
     std: Sequence[float],
     max_update_norm: float,
+    privacy: Mapping[str, Any],
 ) -> str:
-    """A federation.toml without any party yet."""
+    """A federation.toml without any party yet.
+
+    Args:
+        privacy: the keys of [privacy], in the order in which they are written.
+    """
     return _FEDERATION.format(
         name=_toml(name),
         rounds=_toml(rounds),
@@ -128,6 +155,12 @@ def federation_text(
         mean=_toml(list(mean)),
         std=_toml(list(std)),
         max_update_norm=_toml(max_update_norm),
+        privacy="".join(
+            f"# {_PRIVACY_KEYS[key]}\n{key} = {_toml(value)}\n"
+            if key in _PRIVACY_KEYS
+            else f"{key} = {_toml(value)}\n"
+            for key, value in privacy.items()
+        ),
     )
 
 
@@ -182,8 +215,15 @@ def party_text(
     bind: str | None = None,
     threads: int = 1,
     acceptance: bool = False,
+    budget: tuple[float, float] | None = None,
+    federated: tuple[float, float] | None = None,
 ) -> str:
-    """A party.toml with every setting that a beginner may want to change."""
+    """A party.toml with every setting that a beginner may want to change.
+
+    Args:
+        budget: (ε, δ) of the data set; None under privacy mode "none".
+        federated: learning rate and momentum of noised steps; None where there are none.
+    """
     listening = (
         "# Where to listen, where it differs from the address in the agreement.\n"
         f"bind = {_toml(bind)}\n"
@@ -201,6 +241,15 @@ def party_text(
         validation=_toml(validation),
         test=_toml(test),
         threads=_toml(threads),
+        budget=""
+        if budget is None
+        else _BUDGET.format(epsilon=_toml(budget[0]), delta=_toml(budget[1])),
+        training=""
+        if federated is None
+        else "# Of the personal model and of the one trained alone; nothing of them is sent.\n",
+        federated=""
+        if federated is None
+        else _FEDERATED.format(lr=_toml(federated[0]), momentum=_toml(federated[1])),
         acceptance=_toml(acceptance),
     )
 

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from splitfed.demo.processes import run_together
-from splitfed.demo.story import check_choices, combine, full_reference, make_parties
+from splitfed.demo.story import (
+    check_choices,
+    combine,
+    make_parties,
+    reference,
+    references,
+)
 
-__all__ = ["check_choices", "combine", "full_reference", "make_parties", "run_together"]
+__all__ = [
+    "check_choices",
+    "combine",
+    "make_parties",
+    "reference",
+    "references",
+    "run_together",
+]

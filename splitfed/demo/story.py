@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from splitfed.config import REFUSED
 from splitfed.errors import UserError
 from splitfed.founding import DIGITS, Newcomer, Proposal, found, join, sources_of
 from splitfed.progress import Progress
 
 NAMES = ("hospital-a", "hospital-b")
 SPLITS = ("skew", "iid")
+PRIVACY = ("dp-frozen", "dp-all", "none")
+SHARED = ("conv1", "conv2")
 RECORDS = 1000
 SEED = 1
 PUBLIC_SPLIT = 0
@@ -38,14 +41,17 @@ def check_choices(*, parties: int, split: str, privacy: str) -> None:
         )
     if split not in SPLITS:
         raise UserError(f"--split {split}: no such split", f"choose one of: {', '.join(SPLITS)}")
-    if privacy != "none":
+    if privacy in REFUSED:
+        raise UserError(f"--privacy {privacy} {REFUSED[privacy]}")
+    if privacy not in PRIVACY:
         raise UserError(
-            f"--privacy {privacy} is not built yet",
-            'only "none" is (NO PRIVACY GUARANTEE); leave it out',
+            f"--privacy {privacy}: not a mode of the demo", f"choose one of: {', '.join(PRIVACY)}"
         )
 
 
-def make_parties(out: Path, *, rounds: int, split: str) -> dict[str, Path]:
+def make_parties(
+    out: Path, *, rounds: int, split: str, privacy: str = PRIVACY[0]
+) -> dict[str, Path]:
     """Makes the parties' folders below ``out`` as ``splitfed init`` and ``init --join`` do.
 
     Returns:
@@ -69,7 +75,7 @@ def make_parties(out: Path, *, rounds: int, split: str) -> dict[str, Path]:
             acceptance=True,
         )
 
-    proposal = Proposal(name="demo", classes=DIGITS, rounds=rounds, seed=SEED)
+    proposal = Proposal(name="demo", classes=DIGITS, rounds=rounds, seed=SEED, privacy=privacy)
     first, second = (out / PARTIES / name for name in NAMES)
     # The port is the system's choice, made just before it is used.
     made = found(first, proposal, newcomer(0, f"tcp://127.0.0.1:{_free_port()}"))
@@ -78,14 +84,19 @@ def make_parties(out: Path, *, rounds: int, split: str) -> dict[str, Path]:
     return dict(zip(NAMES, (made.party_file, joined.party_file), strict=True))
 
 
-def full_reference(
-    files: Mapping[str, Path], rounds: int, progress: Progress
-) -> dict[str, dict[str, Any] | None]:
-    """The same setting with every layer averaged, in this process: each party's result.
+Scores = dict[str, dict[str, Any] | None]
+"""A model's score on each party's test images, by party."""
+
+
+def reference(
+    files: Mapping[str, Path], rounds: int, progress: Progress, *, shared: Sequence[str] | str
+) -> Scores:
+    """The same setting without privacy and with ``shared`` averaged, in this process.
 
     Args:
         files: as :func:`make_parties` returned them.
         progress: told of the first party's rounds.
+        shared: "*" for plain federated averaging, or the layers that the agreement shares.
     """
     from splitfed.config import load_party
     from splitfed.progress import Silent
@@ -104,7 +115,7 @@ def full_reference(
     reports = Federation(
         model=agreement.model.factory,
         arguments=agreement.model.arguments,
-        shared="*",
+        shared=shared,
         rounds=rounds,
         classes=agreement.classes,
         seed=agreement.seed,
@@ -114,10 +125,25 @@ def full_reference(
     return {name: report["evaluation"]["partial"] for name, report in reports.items()}
 
 
+def references(
+    files: Mapping[str, Path], rounds: int, progress: Callable[[str], Progress], *, privacy: str
+) -> dict[str, Scores]:
+    """What the demo compares with, by key of the report's ``evaluation``: everything averaged
+    without privacy, and under noise also the same sharing without it."""
+    told = progress("full reference")
+    told.say("training the reference that averages everything, in this process")
+    found = {"full": reference(files, rounds, told, shared="*")}
+    if privacy != "none":
+        told = progress("no-noise reference")
+        told.say("training the reference that shares the same layers without noise")
+        found["without_privacy"] = reference(files, rounds, told, shared=SHARED)
+    return found
+
+
 def combine(
-    out: Path, files: Mapping[str, Path], full: Mapping[str, dict[str, Any] | None]
+    out: Path, files: Mapping[str, Path], found: Mapping[str, Scores]
 ) -> tuple[dict[str, dict[str, Any]], Path]:
-    """Puts the reference into every party's report and writes the report of both.
+    """Puts the references into every party's report and writes the report of both.
 
     Returns:
         The reports by party, and the path of the combined report.html.
@@ -126,7 +152,8 @@ def combine(
 
     reports = {name: read_report(out / name) for name in files}
     for name, report in reports.items():
-        report["evaluation"]["full"] = full[name]
+        for key, scores in found.items():
+            report["evaluation"][key] = scores[name]
         write_report(out / name, report)
     return reports, write_combined(out, reports)
 

@@ -14,7 +14,9 @@ import msgspec
 
 from splitfed.errors import Defect
 
-SETUPS = ("local_only", "partial", "full", "outputs_only", "fused")
+SETUPS = (
+    "local_only", "partial", "federated", "without_privacy", "full", "outputs_only", "fused",
+)  # fmt: skip
 """The models a report can compare, in the order they are shown."""
 
 
@@ -64,6 +66,8 @@ class EvaluationPart(_Part, frozen=True, kw_only=True):
     full: ScoreRow | None
     outputs_only: ScoreRow | None
     fused: ScoreRow | None
+    federated: ScoreRow | None = None
+    without_privacy: ScoreRow | None = None
 
 
 class VerdictPart(_Part, frozen=True, kw_only=True):
@@ -113,6 +117,18 @@ class TimePart(_Part, frozen=True, kw_only=True):
     evaluate_s: float | None
 
 
+class AccountPart(_Part, frozen=True, kw_only=True):
+    """Where the privacy account of the data set stands after this run."""
+
+    data_id: str
+    delta: float
+    spent_epsilon: float | None
+    budget_epsilon: float | None
+    releases: int
+    runs: int
+    units: list[str] = []
+
+
 class PrivacyPart(_Part, frozen=True, kw_only=True):
     """What is promised about the training images, and the sentence that says so."""
 
@@ -126,6 +142,9 @@ class PrivacyPart(_Part, frozen=True, kw_only=True):
     steps: int | None
     accountant: str | None
     sentence: str
+    epsilon_rdp: float | None = None
+    released_epsilon: float | None = None
+    account: AccountPart | None = None
 
 
 class Rejection(_Part, frozen=True, kw_only=True):

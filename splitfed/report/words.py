@@ -13,6 +13,8 @@ NONE = "–"
 LABELS = {
     "local_only": "Trained alone",
     "partial": "Shared layers averaged",
+    "federated": "Noised model itself",
+    "without_privacy": "Shared layers, no privacy",
     "full": "All layers averaged",
     "outputs_only": "Outputs shared, no layers",
     "fused": "After fusion",
@@ -20,6 +22,8 @@ LABELS = {
 MEANINGS = {
     "local_only": "same model, same epochs, nothing shared",
     "partial": "shared layers averaged, private layers its own",
+    "federated": "what the federation trains, without anybody's private fitting",
+    "without_privacy": "reference: the same sharing without noise",
     "full": "reference: plain federated averaging of the whole model",
     "outputs_only": "reference: distilled from outputs only",
     "fused": "private layers joined at the end",

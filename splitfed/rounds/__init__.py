@@ -7,6 +7,7 @@ from splitfed.rounds.engine import Engine
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import UPDATE, admit, release
 from splitfed.rounds.learner import Learner, Trained
+from splitfed.rounds.spending import Spending, Unaccounted
 from splitfed.rounds.terms import Terms, run_id
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "Engine",
     "Entrance",
     "Learner",
+    "Spending",
     "Terms",
     "Trained",
+    "Unaccounted",
     "admit",
     "release",
     "run_id",

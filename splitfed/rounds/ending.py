@@ -7,6 +7,11 @@ from typing import Literal
 
 from splitfed.tensors import Tensors
 
+EXCLUDED_CURE = (
+    "look at [training] and [aggregation] max_update_norm; the model so far is kept in the run "
+    "folder; begin anew with another --out"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
@@ -14,13 +19,13 @@ class Ending:
 
     Attributes:
         outcome: "done"; "alone" when rounds were trained without the peers; "excluded" when our
-            own updates were excluded too often.
+            own updates were excluded too often; "budget" when the privacy budget was spent.
         confirmed: every peer is known to have closed the last round too.
         reason: why alone; empty otherwise.
         shared: g of the last closed round.
     """
 
-    outcome: Literal["done", "alone", "excluded"]
+    outcome: Literal["done", "alone", "excluded", "budget"]
     confirmed: bool
     reason: str
     shared: Tensors

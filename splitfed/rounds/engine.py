@@ -16,7 +16,7 @@ from typing import Any, Literal
 from splitfed.aggregation import RULES
 from splitfed.errors import Defect, OwnUpdatesExcluded
 from splitfed.progress import Progress
-from splitfed.rounds.ending import Ending
+from splitfed.rounds.ending import EXCLUDED_CURE, Ending
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Release, Signer, admit, check_finite, release
 from splitfed.rounds.learner import Learner, Trained
@@ -28,6 +28,7 @@ from splitfed.rounds.recovery import (
     released_earlier,
     under,
 )
+from splitfed.rounds.spending import Spending, Unaccounted
 from splitfed.rounds.terms import Terms
 from splitfed.rounds.timing import RoundClock
 from splitfed.rounds.vote import Vote, encode_vote
@@ -37,10 +38,6 @@ from splitfed.tensors import Tensors, digest
 from splitfed.transport.events import Greeting, Outcome, vote_message
 from splitfed.transport.link import Link
 
-EXCLUDED_CURE = (
-    "look at [training] and [aggregation] max_update_norm; the model so far is kept in the run "
-    "folder; begin anew with another --out"
-)
 CONFIRM_WITHIN = 60.0
 """Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
 
@@ -62,6 +59,7 @@ class Engine:
         patience: seconds without a change of a peer's status before ``on_absent`` applies;
             0 waits for ever.
         on_absent: "wait" ends with :class:`PeerUnreachable`, "finish-alone" trains on.
+        spending: the privacy account that releases are paid from.
     """
 
     terms: Terms
@@ -76,6 +74,7 @@ class Engine:
     progress: Progress
     patience: float = 0.0
     on_absent: Literal["wait", "finish-alone"] = "wait"
+    spending: Spending = field(default_factory=Unaccounted)
     clock: Callable[[], float] = time.monotonic
     confirm_within: float = CONFIRM_WITHIN
     rejected: list[dict[str, Any]] = field(default_factory=list)
@@ -226,6 +225,7 @@ class Engine:
         self._times.begin(self.link.traffic())
         if self._mail.book.round != round:
             self._open(round)
+        self.spending.allow(self._run(), round)
         trained = self._train(round)
         own = self._release(round)
         self._say("exchanging", round)
@@ -271,6 +271,8 @@ class Engine:
             party=self.party,
             signer=self.signer,
             outbox=self.folder,
+            spending=self.spending,
+            releases=len(self.folder.ledger) + 1,
         )
         if out.scaled is not None:
             self.progress.say(
@@ -340,7 +342,7 @@ class Engine:
             "reason": self._alone,
             "train_loss": trained.loss,
             "validation_accuracy": accuracy,
-            "epsilon": None,
+            "epsilon": self.spending.epsilon(len(self.folder.ledger)),
             "baseline_s": trained.baseline_seconds,
             "rejected": [fault for fault in self.rejected if fault["round"] == round],
             **self._times.row(self.link.traffic(), trained),

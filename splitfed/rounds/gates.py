@@ -8,13 +8,14 @@ that every honest party reaches the same verdict on every update, its own includ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from splitfed.errors import Defect, UserError
+from splitfed.rounds.spending import Spending
 from splitfed.rounds.terms import Terms
 from splitfed.rounds.vote import shown
 from splitfed.store import ReleaseRow, release_id
@@ -47,8 +48,10 @@ class Signer(Protocol):
 class Outbox(Protocol):
     """The durable side of the gate: see :class:`splitfed.store.RunFolder`."""
 
-    def release(self, row: ReleaseRow, payload: bytes, manifest: Manifest) -> bytes:
-        """Store the payload, then the ledger row; returns the ledger's new head."""
+    def release(
+        self, row: ReleaseRow, payload: bytes, manifest: Manifest, *, debit: Callable[[], None]
+    ) -> bytes:
+        """Store the payload, debit it, then write the ledger row; returns the new head."""
         ...
 
 
@@ -117,18 +120,23 @@ def release(
     party: str,
     signer: Signer,
     outbox: Outbox,
+    spending: Spending,
+    releases: int,
 ) -> Release:
-    """Let one update out: check it against the contract, store it, write the ledger, sign it.
+    """Let one update out: check it against the contract, store it, pay for it, write the
+    ledger, sign it.
 
     Args:
         tensors: the party's shared tensors after local training.
         base: g of the last closed round.
+        spending: the account that it is paid from.
+        releases: this party's releases in this run, this one included.
 
     Raises:
         Defect: a tensor the contract does not name, or another shape or dtype. Nothing is
             stored or sent then.
         UserError: the update is not finite.
-        LedgerTampered: the ledger holds another release for this round.
+        SafetyStop: the budget does not allow it, or another release of this round was paid.
     """
     _only_what_is_named(tensors, terms.shared)
     check_finite(tensors, round=round, party=party)
@@ -142,8 +150,9 @@ def release(
         tensors=terms.shared,
         root=manifest.root,
         size=manifest.total,
+        epsilon=spending.epsilon(releases),
     )
-    outbox.release(row, payload, manifest)
+    outbox.release(row, payload, manifest, debit=lambda: spending.debit(run, row))
     return Release(
         outgoing=outgoing(manifest, payload, run=run, round=round, party=party, signer=signer),
         tensors=moved,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from splitfed.tensors import Tensors
 
 if TYPE_CHECKING:
     from splitfed.config import TrainingConfig
+    from splitfed.privacy import Mechanism
 
 Patterns = str | Sequence[str] | None
 
@@ -49,6 +50,10 @@ class Agreed:
         document: the agreement as canonical JSON; its digest is the contract.
         roster: digest of the public keys, 32 bytes.
         roster_document: the public keys as canonical JSON.
+        records: each party's public number of units.
+        size: shape of one image, for the public head; None where there is none.
+        mechanism: what protects the releases; None under "none".
+        public_head: whether the shared layers are trained against one public head.
     """
 
     terms: Terms
@@ -59,6 +64,10 @@ class Agreed:
     document: str
     roster: bytes
     roster_document: str
+    records: Mapping[str, int]
+    size: tuple[int, ...] | None = None
+    mechanism: Mechanism | None = None
+    public_head: bool = False
 
 
 def agree_on_model(

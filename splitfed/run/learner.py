@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from splitfed.errors import TrainingDiverged
 from splitfed.evaluation import Predictions, predict
 from splitfed.rounds import Trained
 from splitfed.sharing import Split, shared_tensors
 from splitfed.tensors import Tensors
 from splitfed.training import Trainer
+from splitfed.training.trainer import below
 
 if TYPE_CHECKING:
     from splitfed.config import TrainingConfig
@@ -94,6 +96,11 @@ class LocalLearner:
         return self._own.model
 
     @property
+    def federated(self) -> nn.Module | None:
+        """The noised model that the federation trains, where it is not the own model."""
+        return None
+
+    @property
     def baseline(self) -> nn.Module | None:
         """The local_only model, or None without ``acceptance``."""
         return None if self._baseline is None else self._baseline.model
@@ -127,10 +134,7 @@ class LocalLearner:
 
     def validate(self) -> float | None:
         """Accuracy on the own validation images; None without any, or for a regression."""
-        found = self.predict(self.model, self.data.validation)
-        if found is None or found.correct is None:
-            return None
-        return float(found.correct.to(torch.float64).mean())
+        return self._accuracy(self.model)
 
     def personal(self) -> tuple[str, nn.Module]:
         """The model to keep: the better branch on the own validation images, so that taking
@@ -156,21 +160,46 @@ class LocalLearner:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Models and optimizers of both branches, for a bit-exact resume."""
         tensors, meta = self._own.state()
-        found = {f"own/{name}": value for name, value in tensors.items()}
-        facts: dict[str, Any] = {"own": meta, "baseline": None}
-        if self._baseline is not None:
-            tensors, facts["baseline"] = self._baseline.state()
-            found |= {f"baseline/{name}": value for name, value in tensors.items()}
-        return found, facts
+        baseline, facts = self._baseline_state()
+        return {f"own/{name}": value for name, value in tensors.items()} | baseline, {
+            "own": meta,
+            **facts,
+        }
 
     def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         """The inverse of :meth:`state`. A folder made without ``acceptance`` has no
         local_only branch to go on with, so the comparison ends there."""
-        self._own.load_state(_below("own/", tensors), meta["own"])
+        self._own.load_state(below("own/", tensors), meta["own"])
+        self._restore_baseline(tensors, meta)
+
+    def _train_baseline(self, round: int) -> float:
+        """Seconds of a round of the local_only branch. One that diverges ends the comparison,
+        never the run: under privacy whether a run goes on may not depend on it."""
+        if self._baseline is None:
+            return 0.0
+        try:
+            return self._baseline.train_round(round).seconds
+        except TrainingDiverged:
+            self._baseline = None
+            return 0.0
+
+    def _baseline_state(self) -> tuple[Tensors, dict[str, Any]]:
+        if self._baseline is None:
+            return {}, {"baseline": None}
+        tensors, facts = self._baseline.state()
+        return {f"baseline/{name}": value for name, value in tensors.items()}, {"baseline": facts}
+
+    def _restore_baseline(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         if self._baseline is not None and meta["baseline"] is not None:
-            self._baseline.load_state(_below("baseline/", tensors), meta["baseline"])
+            self._baseline.load_state(below("baseline/", tensors), meta["baseline"])
         else:
             self._baseline = None
+
+    def _accuracy(self, model: nn.Module) -> float | None:
+        found = self.predict(model, self.data.validation)
+        if found is None or found.correct is None:
+            return None
+        return float(found.correct.to(torch.float64).mean())
 
 
 def _better(one: Predictions, other: Predictions) -> bool:
@@ -178,11 +207,3 @@ def _better(one: Predictions, other: Predictions) -> bool:
     if one.correct is not None and other.correct is not None:
         return int(one.correct.sum()) > int(other.correct.sum())
     return one.loss is not None and (other.loss is None or one.loss < other.loss)
-
-
-def _below(prefix: str, tensors: Tensors) -> Tensors:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

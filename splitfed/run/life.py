@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from splitfed.config import NO_PRIVACY
-from splitfed.errors import OwnUpdatesExcluded, SplitfedError
+from splitfed.errors import BudgetExceeded, OwnUpdatesExcluded, SafetyStop, SplitfedError
 from splitfed.evaluation import Predictions, paired_bootstrap, score
 from splitfed.progress import Progress
 from splitfed.report import write_report
-from splitfed.rounds import Ending, Engine, Entrance
+from splitfed.rounds import Ending, Engine, Entrance, Unaccounted
 from splitfed.run.agreed import Agreed, Settings, own_model
 from splitfed.run.learner import LocalLearner, PartyData
-from splitfed.sharing import Split, private_tensors, shared_tensors
+from splitfed.run.spending import Account
+from splitfed.sharing import Split, private_tensors, shared_tensors, split_model
 from splitfed.store import RunFolder
 from splitfed.tensors import Tensors, digest
 from splitfed.transport.events import Greeting
@@ -98,6 +99,7 @@ def live(
     folder: RunFolder,
     wire: Wire,
     progress: Progress,
+    account: Account | None = None,
     turn: AbstractContextManager[Any] | None = None,
     started: float | None = None,
     on_link: Callable[[Link], None] | None = None,
@@ -107,6 +109,7 @@ def live(
     Args:
         model: the party's own model, or None for a copy of the agreed one.
         wire: not yet open; closed on the way out.
+        account: what releases are paid from; None under privacy mode "none".
         turn: see :class:`~splitfed.run.learner.LocalLearner`.
         started: when the process started, by time.monotonic(); None: now.
         on_link: told the link before it starts, for whoever must be able to close it.
@@ -118,17 +121,8 @@ def live(
     terms, party = agreed.terms, me.name
     own = deepcopy(agreed.model.module) if model is None else model
     split = agreed.model.split if model is None else own_model(own, agreed.model, party)
-    learner = LocalLearner(
-        own,
-        split=split,
-        data=data,
-        settings=settings.training,
-        classes=agreed.classes,
-        seed=agreed.seed,
-        party=party,
-        rounds=terms.rounds,
-        acceptance=settings.acceptance,
-        turn=turn,
+    learner = make_learner(
+        agreed, settings, party=party, model=own, split=split, data=data, turn=turn
     )
     entrance = Entrance(terms)
     greeting = make_greeting(agreed, party, folder.folder_id, folder.boot, "run")
@@ -148,17 +142,21 @@ def live(
         progress=progress,
         patience=settings.patience,
         on_absent="finish-alone" if settings.on_absent == "finish-alone" else "wait",
+        spending=Unaccounted() if account is None else account,
     )
     start_s = time.monotonic() - started
-    stop: OwnUpdatesExcluded | None = None
+    stop: SafetyStop | None = None
     try:
         ending = engine.run()
-    except OwnUpdatesExcluded as error:
+    except (OwnUpdatesExcluded, BudgetExceeded) as error:
         with suppress(SplitfedError):
             link.goodbye("failed", engine.closed)
         stop = error
         ending = Ending(
-            outcome="excluded", confirmed=False, reason=error.message, shared=learner.shared()
+            outcome="budget" if isinstance(error, BudgetExceeded) else "excluded",
+            confirmed=False,
+            reason=error.message,
+            shared=learner.shared(),
         )
     except BaseException as error:
         # The peer waits for us either way; telling it why costs nothing.
@@ -189,6 +187,7 @@ def live(
         ending=ending,
         traffic=link.traffic(),
         rejected=engine.rejected,
+        privacy=privacy_row(agreed, account, len(folder.ledger)),
         times={
             "start_s": start_s,
             "fit_s": fitted.seconds,
@@ -202,9 +201,11 @@ def live(
     if kept == "local_only":
         progress.say("kept the model trained alone: it is better on the own validation images")
     write_report(folder.path, report)
-    folder.set_status({"phase": "finished", "round": terms.rounds, "rounds": terms.rounds})
     if stop is not None:
+        why = stop.message.splitlines()[0]
+        folder.set_status({"phase": f"ended: {why}", "round": engine.closed + 1})
         raise stop
+    folder.set_status({"phase": "finished", "round": terms.rounds, "rounds": terms.rounds})
     note = f"finished alone: {ending.reason}" if ending.outcome == "alone" else ""
     if not note and not ending.confirmed:
         note = (
@@ -214,12 +215,59 @@ def live(
     return Outcome(exit_code=5 if ending.outcome == "alone" else 0, report=report, note=note)
 
 
+def make_learner(
+    agreed: Agreed,
+    settings: Settings,
+    *,
+    party: str,
+    model: nn.Module,
+    split: Split,
+    data: PartyData,
+    turn: AbstractContextManager[Any] | None,
+) -> LocalLearner:
+    """The learner of the agreed privacy mode, with ``model`` as the party's own.
+
+    Raises:
+        ModelError, PrivacyError, DataError: model or data do not allow the mode.
+    """
+    common: dict[str, Any] = {
+        "split": split,
+        "data": data,
+        "settings": settings.training,
+        "classes": agreed.classes,
+        "seed": agreed.seed,
+        "party": party,
+        "rounds": agreed.terms.rounds,
+        "acceptance": settings.acceptance,
+        "turn": turn,
+    }
+    mechanism = agreed.mechanism
+    if mechanism is None:
+        return LocalLearner(model, **common)
+    from splitfed.privacy.guards import check_model
+    from splitfed.run.private import PrivateLearner, UpdateLearner, federated_model
+
+    check_model(model, split, mechanism.mode)
+    if mechanism.mode == "party-update":
+        return UpdateLearner(model, mechanism=mechanism, **common)
+    federated = federated_model(model, split, agreed)
+    return PrivateLearner(
+        model,
+        federated=federated,
+        federated_split=split_model(federated, shared=sorted(split.shared_names)),
+        mechanism=mechanism,
+        records=agreed.records[party],
+        **common,
+    )
+
+
 def evaluate(learner: LocalLearner, agreed: Agreed) -> dict[str, Any]:
     """Score the party's models on its own test set; what was not measured is None."""
     test = learner.data.test
     found: dict[str, Predictions | None] = {
         "local_only": learner.predict(learner.baseline, test),
         "partial": learner.predict(learner.model, test),
+        "federated": learner.predict(learner.federated, test),
     }
     evaluation: dict[str, Any] = {
         "test_size": None if test is None else len(test),
@@ -248,6 +296,7 @@ def build_report(
     ending: Ending,
     traffic: Any,
     rejected: list[dict[str, Any]],
+    privacy: dict[str, Any],
     times: Mapping[str, float],
     started: float,
 ) -> dict[str, Any]:
@@ -296,24 +345,27 @@ def build_report(
             "wait_s": total("wait_s"),
             "evaluate_s": total("evaluate_s") + times["evaluate_s"],
         },
-        "privacy": {
-            "mode": "none",
-            "unit": None,
-            "epsilon": None,
-            "delta": None,
-            "noise_multiplier": None,
-            "max_grad_norm": None,
-            "sample_rate": None,
-            "steps": None,
-            "accountant": None,
-            "sentence": NO_PRIVACY,
-        },
+        "privacy": privacy,
         "faults": {
             "reconnects": traffic.reconnects,
             "resumes": traffic.resumes,
             "void_rounds": sum(row["outcome"] == "void" for row in history),
             "rejected": rejected,
         },
+    }
+
+
+def privacy_row(agreed: Agreed, account: Account | None, releases: int) -> dict[str, Any]:
+    """The report's ``privacy``: what is promised for all planned rounds, and what the releases
+    so far have cost."""
+    if agreed.mechanism is None:
+        keys = ("unit", "epsilon", "delta", "noise_multiplier", "max_grad_norm", "sample_rate")
+        nothing = dict.fromkeys((*keys, "steps", "accountant"))
+        return {"mode": "none", **nothing, "sentence": NO_PRIVACY}
+    return {
+        **agreed.mechanism.row(),
+        "released_epsilon": agreed.mechanism.epsilon(releases),
+        "account": None if account is None else account.row(),
     }
 
 

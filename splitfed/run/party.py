@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from splitfed.config import PartyConfig, canonical_json
-from splitfed.data import ImageSet, Preprocessing, load
+from splitfed.config import PartyConfig, PrivacyConfig, canonical_json
+from splitfed.data import ImageSet, Preprocessing, data_digest, load
 from splitfed.errors import ConfigError, Fault, FolderError
 from splitfed.models import initialise, load_initial
+from splitfed.privacy import mechanism_of
+from splitfed.privacy.guards import check_model
 from splitfed.progress import Progress
 from splitfed.rounds import Terms
 from splitfed.run.agreed import Agreed, Settings, agree_on_model
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
-from splitfed.store import RunFolder
+from splitfed.run.spending import Account, Limit
+from splitfed.store import BUDGET, Budget, RunFolder
 from splitfed.transport.keys import Identity, PeerKeys, load_secret
 from splitfed.transport.zeromq import ZmqWire
 
@@ -39,7 +44,8 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
     if done is not None:
         return done
     me = own_identity(config)
-    agreed = agree(config)
+    before = _folder_contracts(path)
+    agreed = agree(config, noise_multiplier=_noise_begun_with(before))
     own = None
     if config.model is not None:
         own = initialise(
@@ -49,13 +55,18 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
             folder=config.folder,
         )
     data = load_data(config)
-    with RunFolder.open(
-        path,
-        party=config.party,
-        contract=agreed.terms.contract,
-        document=agreed.document,
-        replaces=_grown_from(path, agreed),
-    ) as folder:
+    with (
+        RunFolder.open(
+            path,
+            party=config.party,
+            contract=agreed.terms.contract,
+            document=agreed.document,
+            replaces=_grown_from(before, agreed),
+        ) as folder,
+        account_of(config, agreed, data) as account,
+    ):
+        if account is not None and account.budget is not None:
+            account.budget.require(folder.ledger.rows())
         folder.write_json("started.json", {"party_file": str(config.path)})
         return live(
             agreed=agreed,
@@ -71,15 +82,20 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
             folder=folder,
             wire=make_wire(config, me),
             progress=progress,
+            account=account,
             started=started,
         )
 
 
-def agree(config: PartyConfig) -> Agreed:
+def agree(config: PartyConfig, *, noise_multiplier: float | None = None) -> Agreed:
     """What federation.toml says, ready to run.
+
+    Args:
+        noise_multiplier: σ of a federation that is under way; None: as the agreement has it.
 
     Raises:
         ModelError, SharingError: the model cannot be built or split as agreed.
+        PrivacyError: the agreed privacy cannot be kept, or not with this model.
     """
     federation = config.federation
     module = initialise(
@@ -94,6 +110,16 @@ def agree(config: PartyConfig) -> Agreed:
         file = config.federation_path.parent / federation.model.initial.file
         pretrained = load_initial(file, model.split.shared, federation.model.initial.digest)
         model = agree_on_model(module, shared, private, pretrained)
+    records = {name: entry.records for name, entry in federation.parties.items()}
+    mechanism = mechanism_of(
+        federation.privacy,
+        rounds=federation.rounds,
+        records=records,
+        noise_multiplier=noise_multiplier,
+    )
+    if mechanism is not None:
+        check_model(module, model.split, mechanism.mode)
+    pictures = federation.preprocessing
     terms = Terms(
         contract=federation.contract_digest,
         parties=tuple(sorted(federation.parties)),
@@ -115,6 +141,10 @@ def agree(config: PartyConfig) -> Agreed:
         document=canonical_json(federation.contract()).decode(),
         roster=federation.roster_digest,
         roster_document=canonical_json(federation.roster()).decode(),
+        records=records,
+        size=(pictures.channels, *pictures.size),
+        mechanism=mechanism,
+        public_head=federation.model.public_head is not None,
     )
 
 
@@ -226,16 +256,75 @@ def _finished(path: Path, config: PartyConfig) -> Outcome | None:
     )
 
 
-def _grown_from(path: Path, agreed: Agreed) -> bytes | None:
-    """The recorded agreement's digest, if this one differs from it by more rounds alone."""
+@contextmanager
+def account_of(config: PartyConfig, agreed: Agreed, data: PartyData) -> Iterator[Account | None]:
+    """The privacy account of this party's training data; None under "none".
+
+    Raises:
+        DataError: the account was opened for other data under this id.
+        LedgerTampered: budget.sqlite is not as it was written.
+    """
+    if agreed.mechanism is None:
+        yield None
+        return
+    with Budget.open(
+        config.folder / BUDGET, data_id=config.data.id, data_digest=data_digest(data.train)
+    ) as budget:
+        yield Account(
+            mechanism=agreed.mechanism,
+            party=config.party,
+            budget=budget,
+            limit=limit_of(config),
+        )
+
+
+def limit_of(config: PartyConfig) -> Limit | None:
+    """The budget in party.toml, or None."""
+    epsilon, delta = config.data.budget_epsilon, config.data.budget_delta
+    return None if epsilon is None or delta is None else Limit(epsilon=epsilon, delta=delta)
+
+
+def begun_with(path: Path) -> float | None:
+    """The noise multiplier that the run in ``path`` began with, or None where none did."""
+    return _noise_begun_with(_folder_contracts(path))
+
+
+def _folder_contracts(path: Path) -> tuple[tuple[bytes, str], ...]:
+    """The agreements that the folder has followed, if it is one and has met its peers."""
     if not (path / "ledger.sqlite").is_file():
-        return None
+        return ()
     with RunFolder.read_only(path) as folder:
-        digest, text = folder.contracts[-1]
+        return folder.contracts if folder.run is not None else ()
+
+
+def _noise_begun_with(contracts: tuple[tuple[bytes, str], ...]) -> float | None:
+    """σ as it follows from the first agreement: later ones only add rounds at that noise."""
+    try:
+        document = json.loads(contracts[0][1])
+        mechanism = mechanism_of(
+            PrivacyConfig.model_validate_json(json.dumps(document["privacy"])),
+            rounds=document["rounds"],
+            records={name: entry["records"] for name, entry in document["parties"].items()},
+        )
+    except (IndexError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return None if mechanism is None else mechanism.noise_multiplier
+
+
+def _grown_from(contracts: tuple[tuple[bytes, str], ...], agreed: Agreed) -> bytes | None:
+    """The recorded agreement's digest, if this one differs from it by more rounds alone, and
+    by the ε that they cost."""
+    if not contracts:
+        return None
+    digest, text = contracts[-1]
     try:
         before, now = json.loads(text), json.loads(agreed.document)
-    except ValueError:
+        if before.pop("rounds", 0) >= now.pop("rounds", 0):
+            return None
+        if (before["privacy"]["epsilon"] or 0) > (now["privacy"]["epsilon"] or 0):
+            return None
+        before["privacy"].pop("epsilon")
+        now["privacy"].pop("epsilon")
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    if before.pop("rounds", 0) < now.pop("rounds", 0) and before == now:
-        return digest
-    return None
+    return digest if before == now else None

@@ -20,17 +20,27 @@ import torch
 from torch import nn
 
 from splitfed.aggregation import norm_bound
-from splitfed.config import TrainingConfig, canonical_json, digest_of
+from splitfed.config import (
+    FederationConfig,
+    PrivacyConfig,
+    TrainingConfig,
+    canonical_json,
+    digest_of,
+    parse,
+)
 from splitfed.config.federation import default_minimum
 from splitfed.data import ImageSet
 from splitfed.errors import DataError, UserError
 from splitfed.models import build
+from splitfed.privacy import mechanism_of
+from splitfed.privacy.guards import check_model
 from splitfed.progress import Progress, Silent
 from splitfed.random import forked
 from splitfed.rounds import Terms
 from splitfed.run.agreed import Agreed, Settings, agree_on_model
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
+from splitfed.run.spending import Account
 from splitfed.store import RunFolder
 from splitfed.transport.keys import Identity, Secret, make_secret
 from splitfed.transport.link import Link
@@ -74,7 +84,9 @@ class Federation:
         private: patterns of what stays; None: the rest.
         rounds: number of rounds.
         classes: class names in order; () for a regression.
-        privacy: "none" is the only mode built so far: NO PRIVACY GUARANTEE.
+        privacy: "none" (NO PRIVACY GUARANTEE), or the keys of [privacy] such as
+            ``{"mode": "dp-frozen", "epsilon": 8.0, "delta": 1e-5, ...}``.
+        public_head: "pool-linear" under "dp-frozen" with private parts that differ.
         seed: public seed of initial values and batches.
         training: how every party trains, unless it has settings of its own.
         max_update_norm: public bound on an update; None: max(1, ‖g₀‖) rounded up.
@@ -88,7 +100,7 @@ class Federation:
     model: Factory
     rounds: int
     classes: Sequence[str]
-    privacy: str
+    privacy: str | Mapping[str, Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     shared: str | Sequence[str] | None = None
     private: str | Sequence[str] | None = None
@@ -99,6 +111,7 @@ class Federation:
     minimum_parties: int | None = None
     max_void_rounds: int = 3
     acceptance: bool = False
+    public_head: str | None = None
 
     def simulate(
         self,
@@ -132,27 +145,27 @@ class Federation:
         names = [party.name for party in parties]
         if len(set(names)) != len(names) or len(names) < 2:
             raise UserError(f"parties = {names}", "give two or more parties with different names")
-        if self.privacy != "none":
-            raise UserError(
-                f'privacy = "{self.privacy}" is not built yet',
-                'choose privacy = "none" (NO PRIVACY GUARANTEE)',
-            )
+        privacy = self._privacy(parties)
         model = agree_on_model(self._build(self.model), self.shared, self.private)
-        records = {party.name: len(_images(party.train)) for party in parties}
+        records = {p.name: _units(_images(p.train), privacy.unit) for p in parties}
+        mechanism = mechanism_of(privacy, rounds=self.rounds, records=records)
+        if mechanism is not None:
+            check_model(model.module, model.split, mechanism.mode)
         bound = self.max_update_norm or norm_bound(model.initial)
         minimum = self.minimum_parties or default_minimum(len(names))
         document = {
-            "schema": 1,
+            "schema": FederationConfig.CONTRACT_SCHEMA,
             "model": {
                 "factory": _name(self.model),
                 "arguments": dict(self.arguments),
                 "shared": self.shared,
                 "private": self.private,
+                "public_head": self.public_head,
             },
             "rounds": self.rounds,
             "classes": list(self.classes),
             "seed": self.seed,
-            "privacy": {"mode": self.privacy},
+            "privacy": privacy.model_dump(mode="json"),
             "aggregation": {
                 "rule": "mean",
                 "weights": self.weights,
@@ -186,7 +199,30 @@ class Federation:
             roster_document=canonical_json(roster).decode(),
             roster=digest_of("roster", roster),
             factory=_name(self.model),
+            records=records,
+            size=tuple(_images(parties[0].train).images.shape[1:]),
+            mechanism=mechanism,
+            public_head=self.public_head is not None,
         )
+
+    def _privacy(self, parties: Sequence[Party]) -> PrivacyConfig:
+        keys = {"mode": self.privacy} if isinstance(self.privacy, str) else dict(self.privacy)
+        privacy = parse(PrivacyConfig, keys, "Federation(privacy=...)")
+        if self.public_head not in (None, "pool-linear") or (
+            self.public_head and privacy.mode != "dp-frozen"
+        ):
+            raise UserError(
+                f"public_head = {self.public_head!r} with privacy mode {privacy.mode!r}",
+                'use "pool-linear" under "dp-frozen", or leave it out',
+            )
+        own = [party.name for party in parties if party.model is not None]
+        if privacy.mode == "dp-frozen" and own and self.public_head is None:
+            raise UserError(
+                f"{', '.join(own)} with a private part of its own under dp-frozen",
+                'give public_head = "pool-linear": private layers that differ would freeze '
+                "differently and pull the shared ones apart",
+            )
+        return privacy
 
     def _weights(self, records: Mapping[str, int]) -> dict[str, float]:
         if self.weights == "equal":
@@ -239,6 +275,7 @@ class Federation:
                     folder=folder,
                     wire=hub.wire(party.name),
                     progress=progress(party.name),
+                    account=_account(agreed, party.name),
                     turn=turn,
                     on_link=crew.join,
                 )
@@ -285,6 +322,17 @@ class _Crew:
         if self._failures:
             raise self._failures[0]
         return outcomes
+
+
+def _account(agreed: Agreed, party: str) -> Account | None:
+    """Accounting without a budget: a simulation releases nothing to anybody."""
+    if agreed.mechanism is None:
+        return None
+    return Account(mechanism=agreed.mechanism, party=party)
+
+
+def _units(data: ImageSet, unit: str | None) -> int:
+    return len(set(data.groups)) if unit == "patient" and data.groups else len(data)
 
 
 def _silent(name: str) -> Progress:

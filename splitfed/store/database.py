@@ -1,11 +1,13 @@
-"""``ledger.sqlite``: one connection, one thread, transactions that join each other."""
+"""A SQLite file: one connection, one thread, transactions that join each other."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,9 +18,27 @@ from splitfed.errors import Defect, FolderError
 from splitfed.store.durable import Disk, storage_errors
 
 NAME = "ledger.sqlite"
-VERSION = 1
+_RETRY = 0.01  # seconds
 
-_SCHEMA = (
+
+@dataclass(frozen=True)
+class Schema:
+    """What a kind of file holds.
+
+    Attributes:
+        version: the format this splitfed writes, from 1; files of a later one are refused.
+        tables: the statements that make its tables.
+        cure: what helps when the file is damaged.
+        wait: seconds to wait for another process's transaction.
+    """
+
+    version: int
+    tables: tuple[str, ...]
+    cure: str
+    wait: float
+
+
+_LEDGER_TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE ledger (
         number INTEGER PRIMARY KEY, time REAL NOT NULL, release BLOB NOT NULL UNIQUE,
@@ -44,10 +64,16 @@ _SCHEMA = (
         number INTEGER PRIMARY KEY, round INTEGER NOT NULL, name TEXT NOT NULL,
         digest BLOB NOT NULL)""",
 )
+LEDGER = Schema(
+    version=1,
+    tables=_LEDGER_TABLES,
+    cure="restore the run folder from a backup, or begin anew with another --out folder",
+    wait=5.0,
+)
 
 
 class Database:
-    """The folder's only connection to its ledger file.
+    """One connection to one file.
 
     Every method must be called from the thread that made the object: the round engine's.
     Writing goes through :meth:`transaction`; with WAL and ``synchronous=FULL`` a
@@ -56,19 +82,28 @@ class Database:
     Args:
         path: the SQLite file.
         disk: where commits go, see :class:`splitfed.store.durable.Disk`.
+        schema: what the file holds.
         read_only: open a file that another process may be writing; nothing is changed.
+
+    Raises:
+        FolderError: here and in every method: the file is damaged, of a newer splitfed,
+            locked for longer than ``schema.wait``, or the disk is full or refuses.
     """
 
-    def __init__(self, path: Path, disk: Disk, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, disk: Disk, schema: Schema = LEDGER, *, read_only: bool = False
+    ) -> None:
         self.path = path
         self._disk = disk
+        self._schema = schema
         self._read_only = read_only
         self._owner = threading.get_ident()
         self._depth = 0
         self._broken = False
         self._afterwards: list[Callable[[], None]] = []
-        with storage_errors(path):
-            self._connection = _connect_to_read(path) if read_only else _connect(path)
+        connect = _connect_to_read if read_only else _connect
+        with self._errors():
+            self._connection = connect(path, schema.wait)
             try:
                 self._prepare()
             except BaseException:
@@ -78,13 +113,13 @@ class Database:
     def rows(self, statement: str, *values: Any) -> list[Any]:
         """All rows of a query."""
         self._check_thread()
-        with storage_errors(self.path):
+        with self._errors():
             return self._connection.execute(statement, values).fetchall()
 
     def row(self, statement: str, *values: Any) -> Any | None:
         """The first row of a query, or None."""
         self._check_thread()
-        with storage_errors(self.path):
+        with self._errors():
             return self._connection.execute(statement, values).fetchone()
 
     def write(self, statement: str, *values: Any) -> int:
@@ -92,7 +127,7 @@ class Database:
         self._check_thread()
         if not self._depth:
             raise Defect(f"a write outside a transaction: {statement}")
-        with storage_errors(self.path):
+        with self._errors():
             return self._connection.execute(statement, values).rowcount
 
     @contextmanager
@@ -109,14 +144,14 @@ class Database:
             with self._inner():
                 yield
             return
-        with storage_errors(self.path):
+        with self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
         self._depth, self._broken, self._afterwards = 1, False, []
         try:
             yield
             if self._broken:
                 raise Defect("a step inside a batch failed and the batch was not given up")
-            with storage_errors(self.path):
+            with self._errors():
                 self._disk.commit(self._connection)
         except BaseException:
             if self._connection.in_transaction:
@@ -127,6 +162,20 @@ class Database:
             self._depth = 0
         for action in self._afterwards:
             action()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All queries inside see one moment, whatever other processes write meanwhile."""
+        self._check_thread()
+        if self._connection.in_transaction:
+            yield
+            return
+        with self._errors():
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run ``action`` once the open transaction is durable; never if it is rolled back."""
@@ -146,9 +195,9 @@ class Database:
 
     def create(self) -> None:
         """Make the tables inside an open transaction."""
-        for statement in _SCHEMA:
+        for statement in self._schema.tables:
             self.write(statement)
-        self.write(f"PRAGMA user_version = {VERSION}")
+        self.write(f"PRAGMA user_version = {self._schema.version}")
 
     @property
     def exists(self) -> bool:
@@ -164,15 +213,45 @@ class Database:
     def _prepare(self) -> None:
         run = self._connection.execute
         if not self._read_only:
-            run("PRAGMA journal_mode = WAL")
+            self._begin_log()
             run("PRAGMA synchronous = FULL")
-        version = run("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
+        version, known = run("PRAGMA user_version").fetchone()[0], self._schema.version
+        if version > known:
             raise FolderError(
                 f"{self.path} was written by a newer splitfed (format {version}, "
-                f"this one knows {VERSION})",
+                f"this one knows {known})",
                 "install the newer splitfed",
             )
+
+    def _begin_log(self) -> None:
+        """Switch to WAL. Where two processes make one file, SQLite does not wait by itself."""
+        deadline = time.monotonic() + self._schema.wait
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not _says(error, sqlite3.SQLITE_BUSY) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_RETRY)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """:func:`storage_errors`, with what helps this kind of file."""
+        with storage_errors(self.path):
+            try:
+                yield
+            except sqlite3.DatabaseError as error:
+                if _says(error, sqlite3.SQLITE_BUSY):
+                    raise FolderError(
+                        f"{self.path} has been locked by another process for "
+                        f"{self._schema.wait:g} s",
+                        "find the process that has it open, let it end, and try again",
+                    ) from error
+                if _says(error, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    damaged = f"{self.path} is damaged: {error}"
+                    raise FolderError(damaged, self._schema.cure) from error
+                raise
 
     @contextmanager
     def _inner(self) -> Iterator[None]:
@@ -189,19 +268,24 @@ class Database:
         if threading.get_ident() != self._owner:
             raise Defect(
                 f"{self.path} is used from thread {threading.current_thread().name}, "
-                "but belongs to the thread that opened the run folder"
+                "but belongs to the thread that opened it"
             )
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None, timeout=5.0)
+def _says(error: sqlite3.Error, *codes: int) -> bool:
+    """Whether the error has one of these primary codes."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, wait: float) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=wait)
+
+
+def _connect_to_read(path: Path, wait: float) -> sqlite3.Connection:
     """Open for reading, also on a medium where SQLite cannot place its shared-memory file."""
     name = f"file:{quote(str(path.absolute()))}?mode=ro"
     try:
-        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=5.0)
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=wait)
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema")
         except BaseException:

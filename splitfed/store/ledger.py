@@ -122,6 +122,10 @@ class Ledger:
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM ledger ORDER BY number")
         return tuple(self._entry(row) for row in rows)
 
+    def __len__(self) -> int:
+        """The number of rows: everything that ever left."""
+        return self._count()
+
     def head(self) -> bytes:
         """The head of the whole chain, 32 bytes."""
         stored = self._database.meta("ledger")

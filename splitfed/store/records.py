@@ -40,13 +40,27 @@ class RoundRecords(FolderView):
         with self._database.transaction():
             yield
 
-    def release(self, row: ReleaseRow, payload: Bytes, manifest: Manifest | None = None) -> bytes:
-        """Make one release durable, payload before ledger row; send only what this returned for.
+    def release(
+        self,
+        row: ReleaseRow,
+        payload: Bytes,
+        manifest: Manifest | None = None,
+        *,
+        debit: Callable[[], None] | None = None,
+    ) -> bytes:
+        """Make one release durable: outbox file, then debit, then ledger row; then send.
+
+        Each step is durable before the next begins, and only what this returned for may be
+        sent. So a crash can only over-count: a debit has its file, a ledger row has its
+        debit, and what was sent has all three. Repeating it does what is missing.
 
         Args:
             row: what leaves.
             payload: its bytes.
             manifest: describes the payload; None: computed, which hashes all of it.
+            debit: pays for the release out of the data set's privacy budget, durably and
+                once however often it is called, see :meth:`splitfed.store.Budget.spend`;
+                None: nothing is to be paid.
 
         Returns:
             The ledger's new head, 32 bytes.
@@ -55,6 +69,7 @@ class RoundRecords(FolderView):
             Defect: the row's root is not that of the payload, or the release is recorded
                 with other fields.
             FolderError: the disk is full; nothing was recorded.
+            SplitfedError: whatever ``debit`` raises; the ledger is as it was.
         """
         # What the ledger records must be what the folder can send again: checked here, once.
         if manifest is None:
@@ -67,8 +82,11 @@ class RoundRecords(FolderView):
                 f"{manifest.root.hex()}, its ledger row says {row.root.hex()}"
             )
         found = self.ledger.find(row.release)
-        if found is None or (found.row == row and not self.outbox.has(row.root)):
-            self.outbox.put(manifest, payload)
+        if found is None or found.row == row:  # if not, append refuses, and nothing is to be spent
+            if found is None or not self.outbox.has(row.root):
+                self.outbox.put(manifest, payload)
+            if debit is not None:
+                debit()
         return self.ledger.append(row)
 
     def save_input(

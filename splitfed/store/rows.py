@@ -59,6 +59,41 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     signature: bytes | None = None
 
 
+class Debit(msgspec.Struct, frozen=True, kw_only=True):
+    """What one release costs the data set it was made from, in the terms of its mechanism.
+
+    No ε is stored: an accountant computes it from all debits of an account together, and a
+    better accountant may come later.
+
+    Attributes:
+        release: 32 bytes that name the release, see :func:`release_id`.
+        run: the federation run it belongs to, 32 bytes.
+        round: number of the round, from 1.
+        kind: what leaves: ``"update"``, ``"outputs"``, …
+        root: manifest root of the payload, 32 bytes: the only bytes that may leave for this.
+        mode: the ``[privacy] mode`` that made it.
+        unit: whom it protects: ``"record"``, ``"patient"`` or ``"party"``.
+        sample_rate: probability that a unit takes part in a step, in (0, 1]; 1 where nothing
+            is sampled.
+        noise_multiplier: standard deviation of the noise ÷ ``max_grad_norm``, above 0.
+        max_grad_norm: L2 bound to which what is noised is clipped, above 0, in its own unit.
+        steps: how often the mechanism ran for this release, from 1: planned steps, also
+            where training stopped early.
+    """
+
+    release: bytes
+    run: bytes
+    round: int
+    kind: str
+    root: bytes
+    mode: str
+    unit: str
+    sample_rate: float
+    noise_multiplier: float
+    max_grad_norm: float
+    steps: int
+
+
 class InputRow(msgspec.Struct, frozen=True, kw_only=True):
     """One party's update in one round, my own included, and the verdict of ``admit``.
 

@@ -1,4 +1,4 @@
-"""Local training: one party's model on its own images, deterministic and resumable."""
+"""Local training: one party's model on its own images, resumable; deterministic without noise."""
 
 from __future__ import annotations
 

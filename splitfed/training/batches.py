@@ -47,6 +47,10 @@ class Batches:
         whole, rest = divmod(steps, len(epoch))
         return epoch * whole + epoch[:rest]
 
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The images and labels at ``index`` (int64 [B]), on the device."""
+        return self._take(index if self._ready is None else index.to(self._device))
+
     def epochs(self, seed: int, *path: str | int) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless batches (images, labels) on the device, epoch after epoch."""
         epoch = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from splitfed.errors import DataError, ModelError, UserError
+from splitfed.errors import DataError, ModelError, TrainingDiverged
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(outputs, labels) -> mean loss of the batch, a scalar that can be differentiated."""
@@ -91,14 +91,14 @@ class LossRecord:
         """Mean loss per image of the first ``steps`` steps.
 
         Raises:
-            UserError: one of them is not finite; names party, round, step and loss.
+            TrainingDiverged: one of them is not finite; names party, round, step and loss.
         """
         assert self._values is not None  # asked after a step only
         values = self._values[:steps].to("cpu", torch.float64)
         finite = torch.isfinite(values)
         if not bool(finite.all()):
             first = int(finite.logical_not().nonzero()[0])
-            raise UserError(
+            raise TrainingDiverged(
                 f"{self._who}: the training loss is {values[first].item()} {self._when}, "
                 f"step {first + 1} of {len(self._sizes)}",
                 "lower [training] lr in party.toml, or look for broken images and labels",

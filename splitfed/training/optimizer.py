@@ -12,7 +12,7 @@ from splitfed.errors import FolderError
 from splitfed.tensors import Tensors
 
 if TYPE_CHECKING:
-    from splitfed.config import TrainingConfig
+    from splitfed.config.party import OptimizerConfig
 
 
 class NamedOptimizer:
@@ -22,12 +22,17 @@ class NamedOptimizer:
     another order, and let one layer's momentum restart while another's goes on.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainingConfig) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: OptimizerConfig) -> None:
         self.kind = settings.optimizer
         self._parameters = dict(parameters)
         self._inner = _build(self._parameters.values(), settings)
         self.zero_grad = self._inner.zero_grad
         self.step = self._inner.step
+
+    @property
+    def inner(self) -> torch.optim.Optimizer:
+        """torch's own optimizer, for a wrapper that steps it."""
+        return self._inner
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the steps to come."""
@@ -74,7 +79,7 @@ class NamedOptimizer:
             self._inner.state[self._parameters[name]].update(entries)
 
 
-def _build(parameters: Iterable[nn.Parameter], settings: TrainingConfig) -> torch.optim.Optimizer:
+def _build(parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> torch.optim.Optimizer:
     chosen = list(parameters)
     rate, decay = settings.lr, settings.weight_decay
     if settings.optimizer == "sgd":

@@ -10,11 +10,11 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from splitfed.config import TrainingConfig
+    from splitfed.config.party import OptimizerConfig
 
 
 def round_rate(
-    settings: TrainingConfig, *, round: int, step: int, steps: int, total_rounds: int
+    settings: OptimizerConfig, *, round: int, step: int, steps: int, total_rounds: int
 ) -> float:
     """The learning rate of ``step`` (from 0, of ``steps``) in ``round`` (from 1).
 
@@ -33,7 +33,7 @@ def round_rate(
     return settings.lr
 
 
-def fit_rate(settings: TrainingConfig, *, step: int, steps: int, total_rounds: int) -> float:
+def fit_rate(settings: OptimizerConfig, *, step: int, steps: int, total_rounds: int) -> float:
     """The learning rate of ``step`` while layers are fitted after the last round.
 
     Cosine runs once more from ``lr`` towards 0 over these steps; step keeps the rate of the

@@ -214,22 +214,11 @@ class Trainer:
         Raises:
             FolderError: the checkpoint is of another model or optimizer.
         """
-        if meta.get("optimizer") != self._optimizer.kind:
-            raise FolderError(
-                f"the checkpoint was made with optimizer {meta.get('optimizer')!r}, "
-                f"[training] says {self._optimizer.kind!r}",
-                "set it back in party.toml, or give --out a new folder",
-            )
-        model = _below("model/", tensors)
+        model = below("model/", tensors)
         known = self.split.shared_names | self.split.private_names
-        for name in sorted(known ^ model.keys()):
-            where = "the checkpoint" if name in known else "this model"
-            raise FolderError(
-                f"tensor {name} is missing from {where}",
-                "run with the model the folder was made with, or give --out a new folder",
-            )
+        check_state(model, known, meta, self._optimizer.kind)
         load_tensors(self.model, model)
-        self._optimizer.load(_below("optimizer/", tensors))
+        self._optimizer.load(below("optimizer/", tensors))
 
     def _fit(self, when: str, epochs: int | None, progress: Progress | None) -> RoundResult:
         steps = self._batches.per_epoch * (self._settings.fit_epochs if epochs is None else epochs)
@@ -282,5 +271,28 @@ def _named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(canonical_name(raw), parameter) for raw, parameter in model.named_parameters()]
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors whose names start with ``prefix``, without it."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def check_state(
+    model: Mapping[str, Tensor], known: frozenset[str], meta: Mapping[str, Any], kind: str
+) -> None:
+    """Make sure that a checkpoint's tensors are those ``known``, of the optimizer ``kind``.
+
+    Raises:
+        FolderError: naming the tensor or the optimizer that differs.
+    """
+    if meta.get("optimizer") != kind:
+        raise FolderError(
+            f"the checkpoint was made with optimizer {meta.get('optimizer')!r}, "
+            f"[training] says {kind!r}",
+            "set it back in party.toml, or give --out a new folder",
+        )
+    for name in sorted(known ^ model.keys()):
+        where = "the checkpoint" if name in known else "this model"
+        raise FolderError(
+            f"tensor {name} is missing from {where}",
+            "run with the model the folder was made with, or give --out a new folder",
+        )

@@ -20,7 +20,7 @@ def test_every_command_reports_all_faults_of_both_files(
         tmp_path,
         federation={
             "rounds = 3": 'round = "3"',
-            'mode = "none"': 'mode = "dp-all"',
+            'mode = "none"': 'mode = "dp-al"',
             "max_update_norm = 12": "max_update_norm = 12\nminimum_parties = 1",
         },
         party={"scans/train": "lost", '"hospital-a"': '"hospital-x"'},
@@ -174,7 +174,8 @@ def test_init_refuses_bad_flags_and_writes_nothing(
     [
         (["--parties", "3"], "--parties 3 is not built yet"),
         (["--split", "odd"], "choose one of: skew, iid"),
-        (["--privacy", "dp-frozen"], "--privacy dp-frozen is not built yet"),
+        (["--privacy", "dp"], "--privacy dp: not a mode of the demo"),
+        (["--privacy", "dp-shared"], "one record changes the private layers"),
     ],
 )
 def test_the_demo_refuses_what_is_not_built(
@@ -197,7 +198,8 @@ def test_plan_shows_what_leaves_and_what_stays(shell: Shell, tmp_path: Path) -> 
     for name in ("conv3.weight", "classifier.bias"):
         assert f"  {name}" in stays
         assert name not in leaves
-    assert "NO PRIVACY GUARANTEE" in answer.out
+    assert "is (8.00, 1e-05)-DP for each record of this party" in answer.out
+    assert "account of data set images: 0.0000 spent" in answer.out
     assert "factory runs code" in answer.out
 
     found = json.loads(shell("plan", tmp_path / "a" / "party.toml", "--json").out)

@@ -61,7 +61,7 @@ def test_init_says_what_comes_next(shell: Shell, tmp_path: Path) -> None:
     )  # fmt: skip
     assert answer.code == 0, answer.error
     assert "sharing conv1, conv2; classes cat, dog; 4 training images" in answer.out
-    assert "NO PRIVACY GUARANTEE" in answer.out
+    assert "privacy: dp-frozen, epsilon = 8 for each record, delta = 1e-05" in answer.out
     assert "splitfed init --join federation.toml" in answer.out
     answer = shell(
         "init", tmp_path / "b", "--join", tmp_path / "a" / "federation.toml", "--party", "b",

@@ -37,7 +37,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             party=name, address=address, records=None, sources=sources, acceptance=name == "a"
         )
 
-    proposal = Proposal(name="pair", classes=CLASSES, rounds=2, arguments={"widths": [4, 4, 4]})
+    proposal = Proposal(
+        name="pair",
+        classes=CLASSES,
+        rounds=2,
+        arguments={"widths": [4, 4, 4]},
+        privacy="none",
+    )
     made = found(where / "a", proposal, newcomer("a", f"tcp://127.0.0.1:{free_port()}"))
     joined = join(where / "b", made.federation_file, newcomer("b", None))
     made.federation_file.write_bytes(joined.federation_file.read_bytes())

@@ -87,7 +87,7 @@ def test_the_contract_digest_stays_what_it_is(tmp_path: Path) -> None:
     """Two versions of splitfed that read one file must agree. If this fails on purpose,
     raise CONTRACT_SCHEMA: old and new versions then say so instead of only differing."""
     assert read(tmp_path).contract_digest.hex() == (
-        "ed274c6121ba31936145c27237f18994e9d5196b176ad49da9522299932e0c21"
+        "c1302bc85f1e7b31fb526f12d9003c8c440a6b9d35454e207a7edc8e1c1e15e2"
     )
 
 

@@ -104,7 +104,8 @@ ONE_FAULT = {
         "aggregation.weights", "above 0",
     ),
     "no privacy mode": ('mode = "none"', "", "privacy.mode", "no default on purpose"),
-    "privacy not built": ('mode = "none"', 'mode = "dp-frozen"', "privacy.mode", "NO PRIVACY"),
+    "no such privacy": ('mode = "none"', 'mode = "dp"', "privacy.mode", "NO PRIVACY"),
+    "dp-shared": ('mode = "none"', 'mode = "dp-shared"', "privacy.mode", "one record changes"),
     "epsilon under none": (
         'mode = "none"', 'mode = "none"\nepsilon = 3.0', "privacy.epsilon", "adds no noise",
     ),

@@ -94,8 +94,11 @@ SPOILT = {
         'id = "scans"', 'id = "scans"\nreference = "digits:"', "data.reference", "not built yet",
     ),
     "budget": (
-        'id = "scans"', 'id = "scans"\nbudget_epsilon = 3.0', "data.budget_epsilon",
-        "not built yet",
+        'id = "scans"', 'id = "scans"\nbudget_epsilon = 3.0\nbudget_delta = 1e-5',
+        "data.budget_epsilon", 'contradicts the agreed [privacy] mode = "none"',
+    ),
+    "half a budget": (
+        'id = "scans"', 'id = "scans"\nbudget_epsilon = 3.0', "data.budget_delta", "missing",
     ),
     "no id": ('id = "scans"\n', "", "data.id", "missing"),
 }  # fmt: skip

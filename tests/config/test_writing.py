@@ -39,6 +39,7 @@ def agreement(**other: Any) -> str:
         "mean": (0.5,),
         "std": (0.5,),
         "max_update_norm": 12.0,
+        "privacy": {"mode": "none"},
     }
     return federation_text(**{**values, **other})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from splitfed.config import load_party
-from splitfed.demo import check_choices, full_reference, make_parties
+from splitfed.demo import check_choices, make_parties, reference
 from splitfed.demo.story import MARK
 from splitfed.errors import UserError
 from splitfed.progress import Silent
@@ -21,9 +21,11 @@ def test_the_setting_is_the_fixed_one(tmp_path: Path) -> None:
     a, b = configs.values()
     assert a.federation.contract_digest == b.federation.contract_digest
     agreed = a.federation
-    assert (agreed.rounds, agreed.privacy.mode) == (10, "none")
+    assert (agreed.rounds, agreed.privacy.mode) == (10, "dp-frozen")
+    assert (agreed.privacy.epsilon, agreed.privacy.delta) == (8.0, 1e-5)
     assert agreed.model.shared == ("conv1", "conv2")
-    assert agreed.model.arguments == {"channels": 1, "classes": 10, "size": [28, 28]}
+    plain = {"channels": 1, "classes": 10, "size": [28, 28]}
+    assert agreed.model.arguments == {**plain, "activation": "tanh"}
     for config in (a, b):
         training = config.training
         assert (training.optimizer, training.lr, training.momentum) == ("sgd", 0.05, 0.9)
@@ -85,11 +87,30 @@ def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
     assert make_parties(tmp_path, rounds=1, split="iid")
 
 
-def test_two_parties_without_privacy_are_what_is_built() -> None:
-    check_choices(parties=2, split="skew", privacy="none")
-    for choice in ({"parties": 3}, {"split": "x"}, {"privacy": "dp-all"}):
-        with pytest.raises(UserError):
-            check_choices(**{"parties": 2, "split": "skew", "privacy": "none", **choice})  # type: ignore[arg-type]
+def test_without_noise_the_setting_is_that_of_plain_sharing(tmp_path: Path) -> None:
+    files = make_parties(tmp_path / "demo", rounds=10, split="skew", privacy="none")
+    for config in map(load_party, files.values()):
+        assert config.federation.privacy.mode == "none"
+        assert "activation" not in config.federation.model.arguments
+        assert config.data.budget_epsilon is None
+
+
+@pytest.mark.parametrize("privacy", ["dp-frozen", "dp-all", "none"])
+def test_the_modes_of_the_demo(privacy: str) -> None:
+    check_choices(parties=2, split="skew", privacy=privacy)
+
+
+@pytest.mark.parametrize(
+    "choice", [{"parties": 3}, {"split": "x"}, {"privacy": "dp"}, {"privacy": "party-update"}]
+)
+def test_what_the_demo_does_not_offer_is_refused(choice: dict) -> None:
+    with pytest.raises(UserError):
+        check_choices(**{"parties": 2, "split": "skew", "privacy": "none", **choice})
+
+
+def test_noise_beside_a_noise_free_head_is_refused_with_its_reason() -> None:
+    with pytest.raises(UserError, match="one record changes the private layers"):
+        check_choices(parties=2, split="skew", privacy="dp-shared")
 
 
 def test_the_reference_averages_everything_and_scores_every_party(tmp_path: Path) -> None:
@@ -98,7 +119,7 @@ def test_the_reference_averages_everything_and_scores_every_party(tmp_path: Path
         # 64 digits are enough to see that both end with one and the same model.
         text = file.read_text().replace("split=iid", "split=iid&records=64")
         file.write_text(text)
-    full = full_reference(files, 1, Silent())
+    full = reference(files, 1, Silent(), shared="*")
     assert set(full) == {"hospital-a", "hospital-b"}
     assert full["hospital-a"] is not None
     assert full["hospital-a"] == full["hospital-b"]

@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from splitfed.config import load_federation, load_party
+from splitfed.data import Preprocessing
 from splitfed.errors import ConfigError, DataError, ModelError, SharingError, UserError
 from splitfed.founding import (
     Newcomer,
     Proposal,
     Sources,
     classes_of,
-    count_records,
     found,
     join,
     sources_of,
 )
+from splitfed.founding.sources import count_units
 from splitfed.transport.keys import load_secret
 from tests.support.pictures import write_pictures
 
@@ -78,7 +79,7 @@ def test_the_agreement_says_what_the_model_declares(tmp_path: Path, pictures: Pa
     agreed = made.federation
     assert agreed.model.shared == ("conv1", "conv2")
     assert agreed.model.arguments == {
-        "channels": 1, "classes": 2, "size": [28, 28], "widths": [4, 4, 4]
+        "channels": 1, "classes": 2, "size": [28, 28], "activation": "tanh", "widths": [4, 4, 4]
     }  # fmt: skip
     assert agreed.classes == CLASSES
 
@@ -220,6 +221,11 @@ def test_other_sources_divide_themselves(tmp_path: Path) -> None:
 
 def test_records_are_counted_by_reading_the_images(tmp_path: Path, pictures: Path) -> None:
     sources = sources_of(str(pictures), tmp_path)
-    assert count_records(sources.train, proposal(), tmp_path) == 12
+
+    def count(classes):
+        agreed = Preprocessing(channels=1, size=(28, 28))
+        return count_units(sources.train, agreed, classes, tmp_path, by_patient=False)
+
+    assert count(CLASSES) == 12
     with pytest.raises(DataError, match="dog"):
-        count_records(sources.train, proposal(classes=("cat", "cow")), tmp_path)
+        count(("cat", "cow"))

@@ -12,6 +12,7 @@ import torch
 
 from splitfed.errors import Defect, UserError
 from splitfed.rounds.gates import admit, offer_fault, release, shorten, update_norm
+from splitfed.rounds.spending import Unaccounted
 from splitfed.rounds.terms import Terms, run_id
 from splitfed.tensors import CHUNK_SIZE, describe, manifest_of, manifest_root, pack, unpack
 from splitfed.transport.events import Offer
@@ -27,7 +28,8 @@ class Outbox:
         self.rows = []
         self.payloads = []
 
-    def release(self, row, payload, manifest):
+    def release(self, row, payload, manifest, *, debit):
+        debit()
         self.rows.append(row)
         self.payloads.append(payload)
         return b"h" * 32
@@ -58,7 +60,7 @@ TERMS = Terms(
 )
 
 
-def let_out(update, outbox, terms=TERMS):
+def let_out(update, outbox, terms=TERMS, spending=None):
     return release(
         update,
         terms=terms,
@@ -68,6 +70,8 @@ def let_out(update, outbox, terms=TERMS):
         party="a",
         signer=Signer(),
         outbox=outbox,
+        spending=Unaccounted() if spending is None else spending,
+        releases=2,
     )
 
 

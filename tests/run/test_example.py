@@ -40,7 +40,7 @@ def test_the_readme_s_commands_make_two_parties_with_one_agreement(tmp_path):
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     plan = done.stdout
     assert "conv2.weight" in plan
-    assert "NO PRIVACY GUARANTEE" in plan
+    assert "is (8.00, 1e-05)-DP for each record of this party" in plan
     a, b = (load_party(tmp_path / name / "party.toml") for name in ("hospital-a", "hospital-b"))
     assert a.federation.contract_digest == b.federation.contract_digest
     assert a.federation.roster_digest == b.federation.roster_digest

@@ -35,7 +35,7 @@ def newcomer(index: int, where: Path, address: str | None) -> Newcomer:
 def pair(tmp_path):
     """Two party folders with one agreement of three rounds."""
     address = f"tcp://127.0.0.1:{free_port()}"
-    proposal = Proposal(name="pair", classes=DIGITS, rounds=3)
+    proposal = Proposal(name="pair", classes=DIGITS, rounds=3, privacy="none")
     made = found(tmp_path / "a", proposal, newcomer(0, tmp_path, address))
     joined = join(tmp_path / "b", made.federation_file, newcomer(1, tmp_path, None))
     shutil.copyfile(joined.federation_file, made.federation_file)
@@ -131,7 +131,11 @@ def test_differing_agreements_are_shown_side_by_side_on_both_sides(pair):
 
 def test_a_key_that_is_not_on_the_list_is_refused_at_once(pair):
     other = pair / "other"
-    found(other, Proposal(name="x", classes=DIGITS), newcomer(1, pair, "tcp://127.0.0.1:1"))
+    found(
+        other,
+        Proposal(name="x", classes=DIGITS, privacy="none"),
+        newcomer(1, pair, "tcp://127.0.0.1:1"),
+    )
     mine = json.loads((other / "secret.json").read_text())
     text = (pair / "b" / "federation.toml").read_text()
     own = json.loads((pair / "b" / "secret.json").read_text())
@@ -151,7 +155,11 @@ def test_a_key_that_is_not_on_the_list_is_refused_at_once(pair):
 
 def test_a_pinned_key_that_is_not_theirs_is_told_apart(pair):
     other = pair / "other"
-    found(other, Proposal(name="x", classes=DIGITS), newcomer(0, pair, "tcp://127.0.0.1:1"))
+    found(
+        other,
+        Proposal(name="x", classes=DIGITS, privacy="none"),
+        newcomer(0, pair, "tcp://127.0.0.1:1"),
+    )
     wrong = json.loads((other / "secret.json").read_text())["curve_public"]
     right = json.loads((pair / "a" / "secret.json").read_text())["curve_public"]
     file = pair / "b" / "federation.toml"

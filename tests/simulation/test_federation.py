@@ -111,7 +111,9 @@ def test_an_error_of_one_party_reaches_the_caller():
     [
         ({}, ["a"], "two or more parties"),
         ({}, ["a", "a"], "different names"),
-        ({"privacy": "dp-frozen"}, ["a", "b"], "not built yet"),
+        ({"privacy": "dp-frozen"}, ["a", "b"], "epsilon: missing"),
+        ({"privacy": "dp-shared"}, ["a", "b"], "one record changes the private layers"),
+        ({"privacy": "none", "public_head": "pool-linear"}, ["a", "b"], "public_head"),
         ({"weights": {"a": 1.0}}, ["a", "b"], "weights"),
     ],
 )

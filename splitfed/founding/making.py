@@ -11,27 +11,27 @@ import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from splitfed.config import FederationConfig, load_federation, parse
+from splitfed.config import (
+    DP_SGD,
+    MODES,
+    REFUSED,
+    FederatedTrainingConfig,
+    FederationConfig,
+    PrivacyConfig,
+    load_federation,
+    parse,
+)
 from splitfed.config.faults import did_you_mean
-from splitfed.config.party import SCHEMES, SOURCE_RULE, DataConfig
 from splitfed.config.writing import federation_text, party_text, with_party, write_new
-from splitfed.errors import ConfigError, DataError, Fault, UserError
+from splitfed.errors import ConfigError, Fault, UserError
+from splitfed.founding.sources import Sources, count_units
+from splitfed.privacy.proposal import DELTA, EPSILON, usual_arguments, usual_terms
 
 FEDERATION, PARTY, SECRET = "federation.toml", "party.toml", "secret.json"
-DIGITS = tuple("0123456789")
-PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """Where a party's three sets of images are, as they stand in party.toml."""
-
-    train: str
-    validation: str
-    test: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,9 @@ class Proposal:
     Attributes:
         shared: patterns to share; None takes the model class's own declaration.
         arguments: the factory's; ``classes``, ``channels`` and ``size`` are filled in from
-            the agreement where the factory takes them.
+            the agreement where the factory takes them; under noise also tanh and GroupNorm.
+        privacy: mode of [privacy].
+        epsilon: of all rounds together; None: the usual one. So is ``delta``.
     """
 
     name: str
@@ -78,6 +80,9 @@ class Proposal:
     size: tuple[int, int] = (28, 28)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    privacy: str = "dp-frozen"
+    epsilon: float | None = None
+    delta: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +108,9 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
     channels = proposal.channels
     arguments = complete_arguments(proposal, folder)
     shared, bound = _initial(proposal, arguments, folder)
-    text = federation_text(
+    _known_mode(proposal)
+    write = partial(
+        federation_text,
         name=proposal.name,
         rounds=proposal.rounds,
         classes=proposal.classes,
@@ -117,9 +124,17 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
         std=proposal.std or (0.5,) * channels,
         max_update_norm=bound,
     )
-    _check(text, newcomer, folder / FEDERATION)
+
+    def text_for(records: int) -> str:
+        terms = usual_terms(
+            proposal.privacy, records=records, epsilon=proposal.epsilon, delta=proposal.delta
+        )
+        return write(privacy=terms)
+
+    _check(text_for(newcomer.records or 1), newcomer, folder / FEDERATION)
     counted = _counted(newcomer, proposal, folder)
-    return _write(folder, text, counted, folder / FEDERATION)
+    assert counted.records is not None  # counted by now
+    return _write(folder, text_for(counted.records), counted, folder / FEDERATION)
 
 
 def join(folder: Path, received: Path, newcomer: Newcomer) -> Founded:
@@ -143,87 +158,6 @@ def join(folder: Path, received: Path, newcomer: Newcomer) -> Founded:
     return _write(folder, text, counted, target)
 
 
-def sources_of(data: str, folder: Path) -> Sources:
-    """The three sources that one ``--data`` stands for; relative paths become absolute.
-
-    ``folder:PATH`` means PATH/train, PATH/validation and PATH/test; a path without a scheme
-    is taken for what is there. All other sources divide themselves into the three parts.
-
-    Raises:
-        DataError: it is none of the forms, or a folder lacks one of the three.
-    """
-    if Path(data).is_dir():
-        data = f"folder:{data}"
-    elif Path(data).is_file() and data.endswith(".npz"):
-        data = f"npz:{data}"
-    scheme, colon, rest = data.partition(":")
-    if not colon:
-        raise DataError(
-            f"--data {data}: neither a file nor a folder, and no source"
-            f"{did_you_mean(data, SCHEMES)}",
-            f"give {SOURCE_RULE}",
-        )
-    if scheme == "folder":
-        path, question, options = rest.partition("?")
-        root = Path(path).absolute()
-        missing = [part for part in PARTS if not (root / part).is_dir()]
-        if missing:
-            raise DataError(
-                f"--data {data}: {root} has no folder {' and none named '.join(missing)}",
-                "it needs train/, validation/ and test/, each with one folder of images a "
-                "class; or name any three sources in party.toml yourself",
-            )
-        of = {part: f"folder:{_relative(root / part, folder)}{question}{options}" for part in PARTS}
-    elif scheme == "npz":
-        path, question, options = rest.partition("?")
-        place = _relative(Path(path).absolute(), folder)
-        of = dict.fromkeys(PARTS, f"npz:{place}{question}{options}")
-    else:
-        of = dict.fromkeys(PARTS, data)
-    sources = Sources(**of)
-    parse(DataConfig, {"id": "images", **of}, "--data")
-    return sources
-
-
-def classes_of(data: Sources, folder: Path) -> tuple[str, ...]:
-    """The class names that a source shows by itself, or none."""
-    scheme, _, rest = data.train.partition(":")
-    if scheme == "digits":
-        return DIGITS
-    if scheme == "folder":
-        root = folder / rest.partition("?")[0]
-        inside = (entry for entry in root.iterdir() if entry.is_dir())
-        return tuple(sorted(entry.name for entry in inside if not entry.name.startswith(".")))
-    return ()
-
-
-def count_records(source: str, federation: Proposal | FederationConfig, folder: Path) -> int:
-    """The number of training images, by reading them as the agreement says.
-
-    Raises:
-        DataError: an image that cannot be read, or a class that the agreement lacks.
-    """
-    from splitfed.data import Preprocessing, load
-
-    if isinstance(federation, Proposal):
-        channels, size = federation.channels, federation.size
-        mean = federation.mean or (0.5,) * channels
-        std = federation.std or (0.5,) * channels
-    else:
-        agreed = federation.preprocessing
-        channels, size, mean, std = agreed.channels, agreed.size, agreed.mean, agreed.std
-    preprocessing = Preprocessing(channels=channels, size=size, mean=mean, std=std)
-    images = load(
-        source,
-        preprocessing=preprocessing,
-        classes=tuple(federation.classes),
-        part="train",
-        root=folder,
-        options={},
-    )
-    return len(images)
-
-
 def complete_arguments(proposal: Proposal, folder: Path) -> dict[str, Any]:
     """The factory's arguments with what the agreement already says filled in."""
     from splitfed import lookup
@@ -242,7 +176,8 @@ def complete_arguments(proposal: Proposal, folder: Path) -> dict[str, Any]:
         except (TypeError, ValueError):  # some callables written in C have none
             takes = {}
     given = dict(proposal.arguments)
-    return {**{key: value for key, value in agreed.items() if key in takes}, **given}
+    fitting = {key: value for key, value in agreed.items() if key in takes}
+    return {**fitting, **usual_arguments(proposal.privacy, takes), **given}
 
 
 def _initial(
@@ -261,9 +196,27 @@ def _initial(
     return (declared,) if isinstance(declared, str) else tuple(declared), norm_bound(start)
 
 
+def _known_mode(proposal: Proposal) -> None:
+    if proposal.privacy in REFUSED:
+        raise UserError(f"--privacy {proposal.privacy} {REFUSED[proposal.privacy]}")
+    if proposal.privacy not in MODES:
+        raise UserError(
+            f"--privacy {proposal.privacy}: no such mode{did_you_mean(proposal.privacy, MODES)}",
+            f"choose one of: {', '.join(MODES)}",
+        )
+    if proposal.privacy == "none" and (proposal.epsilon or proposal.delta):
+        raise UserError(
+            "--epsilon and --delta contradict --privacy none, which adds no noise", "drop them"
+        )
+
+
 def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded:
     from splitfed.transport.keys import create_secret
 
+    agreed = parse(PrivacyConfig, tomllib.loads(text)["privacy"], str(target))
+    private, noised = agreed.mode != "none", agreed.mode in DP_SGD
+    costs = (agreed.epsilon or EPSILON, agreed.delta or DELTA)
+    usual = FederatedTrainingConfig()
     party = party_text(
         federation=FEDERATION,
         party=newcomer.party,
@@ -274,6 +227,8 @@ def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded
         test=newcomer.sources.test,
         bind=newcomer.bind,
         acceptance=newcomer.acceptance,
+        budget=costs if private else None,
+        federated=(usual.lr, usual.momentum) if noised else None,
     )
     _make(folder)
     keys = create_secret(folder / SECRET)
@@ -330,7 +285,24 @@ def _check(text: str, newcomer: Newcomer, target: Path) -> None:
 def _counted(newcomer: Newcomer, agreement: Proposal | FederationConfig, folder: Path) -> Newcomer:
     if newcomer.records is not None:
         return newcomer
-    return replace(newcomer, records=count_records(newcomer.sources.train, agreement, folder))
+    from splitfed.data import Preprocessing
+
+    by_patient = False
+    if isinstance(agreement, Proposal):
+        usual = (0.5,) * agreement.channels
+        preprocessing = Preprocessing(
+            channels=agreement.channels,
+            size=agreement.size,
+            mean=agreement.mean or usual,
+            std=agreement.std or usual,
+        )
+    else:
+        preprocessing = Preprocessing(**agreement.preprocessing.model_dump())
+        by_patient = agreement.privacy.unit == "patient"
+    found = count_units(
+        newcomer.sources.train, preprocessing, agreement.classes, folder, by_patient=by_patient
+    )
+    return replace(newcomer, records=found)
 
 
 def _make(folder: Path) -> None:
@@ -347,11 +319,3 @@ def _nothing_there(folder: Path, names: Sequence[str]) -> None:
     if there:
         cure = "is there already and is not overwritten; choose another folder"
         raise ConfigError([Fault(str(path), "(file)", "", cure) for path in there])
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """``path`` as party.toml in ``folder`` names it: relative where it lies below."""
-    try:
-        return path.relative_to(folder.absolute()).as_posix()
-    except ValueError:
-        return path.as_posix()

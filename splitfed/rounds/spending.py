@@ -1,0 +1,46 @@
+"""What the round engine asks of privacy accounting, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from splitfed.store import ReleaseRow
+
+
+class Spending(Protocol):
+    """The account that a party's releases are paid from."""
+
+    def allow(self, run: bytes, round: int) -> None:
+        """Make sure that the release of ``round`` can be paid, before it is begun.
+
+        Raises:
+            BudgetExceeded: it cannot; nothing was trained, nothing will be sent.
+        """
+        ...
+
+    def debit(self, run: bytes, row: ReleaseRow) -> None:
+        """Pay for a release, durably and once, before it is recorded and sent.
+
+        Raises:
+            BudgetExceeded: another run spent it meanwhile.
+            FolderDiverged: this release was paid for with other bytes.
+        """
+        ...
+
+    def epsilon(self, releases: int) -> float | None:
+        """ε of this party's first ``releases`` releases together; None without privacy."""
+        ...
+
+
+class Unaccounted:
+    """Mode "none": nothing is promised, so nothing is spent."""
+
+    def allow(self, run: bytes, round: int) -> None:
+        """Always."""
+
+    def debit(self, run: bytes, row: ReleaseRow) -> None:
+        """Nothing to pay."""
+
+    def epsilon(self, releases: int) -> float | None:
+        """None: there is no guarantee."""
+        return None
