@@ -12,8 +12,9 @@ CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+AUDIT_ARGS ?=
 
-.PHONY: help demo test lint format types bench clean
+.PHONY: help demo test lint format types bench audit clean
 
 help:
 	@echo "make demo    train two parties on this machine and write a report (DEMO_ARGS=...)"
@@ -21,7 +22,8 @@ help:
 	@echo "make lint    ruff and the import layers"
 	@echo "make types   mypy --strict"
 	@echo "make format  let ruff put imports and layout in order"
-	@echo "make bench   overhead, exchange and start-up benchmarks, about 10 minutes"
+	@echo "make bench   overhead, exchange, start-up and private training, about 12 minutes"
+	@echo "make audit   attack every privacy mode, about 10 minutes; fails if more than the claim is proven"
 	@echo "make clean   remove caches and build folders; keeps $(VENV) and runs/"
 
 demo: $(VENV)/.has-demo
@@ -46,6 +48,10 @@ bench: $(VENV)/.has-demo
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/private_speed.py
+
+audit: $(VENV)/.has-demo
+	$(BIN)/python benchmarks/audit.py $(AUDIT_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,6 +12,7 @@ import blake3
 from splitfed.config.faults import checked, did_you_mean, shown
 from splitfed.config.federation import FederationConfig
 from splitfed.config.party import DataConfig, PartyConfig, PartyFile, local_path
+from splitfed.config.privacy import DP_SGD, MODES
 from splitfed.errors import ConfigError, Fault
 
 LINK_PARTIES = 2
@@ -224,6 +225,12 @@ def _privacy(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) ->
             "any budget; drop it, or agree on a mode with noise"
         )
         yield Fault(file, "data.budget_epsilon", shown(budget), cure)
+    if mode in MODES and mode not in DP_SGD and "federated" in _table(raw, "training"):
+        cure = (
+            f'contradicts the agreed [privacy] mode = "{mode}", which takes no noised steps; drop '
+            "the table"
+        )
+        yield Fault(file, "training.federated", "", cure)
     head = _table(agreement, "model").get("public_head")
     factory = _table(raw, "model").get("factory")
     if mode == "dp-frozen" and factory is not None and head is None:

@@ -71,7 +71,7 @@ class PrivateLearner(LocalLearner):
         **more: Any,
     ) -> None:
         super().__init__(model, **more)
-        self._rounds: int = more["rounds"]
+        self._rounds = 0  # trained so far
         self._federated = PrivateTrainer(
             federated,
             self.data.train,
@@ -92,6 +92,7 @@ class PrivateLearner(LocalLearner):
 
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
         """The local_only branch, then the noised steps of the federated track."""
+        self._rounds = round
         with self._turn:
             baseline = self._train_baseline(round)
             result = self._federated.train_round(round, step)
@@ -130,11 +131,13 @@ class PrivateLearner(LocalLearner):
         """The federated track and the local_only branch; the personal track begins last."""
         tensors, facts = self._baseline_state()
         federated, facts["federated"] = self._federated.state()
+        facts["rounds"] = self._rounds
         return tensors | {f"federated/{name}": t for name, t in federated.items()}, facts
 
     def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         """The inverse of :meth:`state`."""
         self._federated.load_state(below("federated/", tensors), meta["federated"])
+        self._rounds = int(meta["rounds"])
         self._restore_baseline(tensors, meta)
 
 

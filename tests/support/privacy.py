@@ -110,7 +110,7 @@ def watch(trainer: PrivateTrainer) -> Watched:
     """Record every sum, and take the step without its noise."""
     sums: list[Tensors] = []
     optimizer = trainer._private
-    names = [name for name in trainer._optimizer._parameters]
+    names = list(trainer._optimizer._parameters)
 
     def instead_of_noise() -> None:
         sums.append(
