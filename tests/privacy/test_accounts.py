@@ -4,15 +4,17 @@ than the budget goes; T4, with the engine, the folder and the budget together.""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from splitfed.errors import BudgetExceeded, DataError, FolderDiverged, LedgerTampered
 from splitfed.privacy import Spend, epsilon
 from splitfed.run.spending import Account, Limit, spends_of
-from splitfed.store import Budget, RunFolder
+from splitfed.store import Budget, ReleaseRow, RunFolder
 from tests.support.members import Town
 from tests.support.privacy import mechanism
 
@@ -167,31 +169,41 @@ def test_after_a_kill_around_the_debit_the_same_bytes_are_sent_and_paid_once(
         assert [row.row.root for row in folder.ledger.rows()] == [debit.root for debit in after]
 
 
-def test_new_noise_under_a_release_that_was_paid_is_never_sent(tmp_path) -> None:
-    """The run folder is put back from a backup; its state is trained again with other noise."""
-    import shutil
-
+def test_new_noise_under_a_release_that_was_paid_is_never_sent(tmp_path, monkeypatch) -> None:
+    """Killed right after paying; then the folder is put back from a backup and trained again."""
     town = Town(tmp_path, ["a", "b"])
-    town.learners["a"].crash = lambda round: (_ for _ in ()).throw(Killed) if round == 2 else None
+
+    def kill(round: int) -> None:
+        if round == 2:
+            raise Killed
+
+    town.learners["a"].crash = kill
     Accounts(town).start()
     town.start("b")
     town.wait("a")
     shutil.copytree(town.folders["a"], tmp_path / "backup")
-    town.learners["a"].crash = lambda round: (_ for _ in ()).throw(Killed) if round == 3 else None
+    town.learners["a"].crash = lambda round: None
+    spend = Budget.spend
+
+    def paid_and_killed(self, debit, allowed):
+        spend(self, debit, allowed)
+        raise Killed
+
+    monkeypatch.setattr(Budget, "spend", paid_and_killed)
     Accounts(town).start()
     town.wait("a")
     assert [debit.round for debit in debits(tmp_path)] == [1, 2]
+    monkeypatch.setattr(Budget, "spend", spend)
     shutil.rmtree(town.folders["a"])
     shutil.copytree(tmp_path / "backup", town.folders["a"])
     town.learners["a"].step += 0.25  # stands for new noise
-    town.learners["a"].crash = lambda round: None
     Accounts(town).start()
     town.wait("a")
-    assert town.endings["a"].exit_code == 4
+    assert isinstance(town.endings["a"], FolderDiverged)
+    assert "debited with other bytes" in town.endings["a"].message
     assert len(debits(tmp_path)) == 2
-    town.start("a")  # without the account, the peer's signature tells as well
-    town.wait("a")
-    assert town.endings["a"].exit_code == 4
+    with RunFolder.read_only(town.folders["a"]) as folder:
+        assert len(folder.ledger) == 1
 
 
 def test_the_engine_asks_before_it_trains_not_after(tmp_path) -> None:
@@ -223,6 +235,19 @@ def test_an_account_that_forgot_a_release_of_the_folder_is_refused(tmp_path) -> 
         pytest.raises(LedgerTampered),
     ):
         budget.require(folder.ledger.rows())
+
+
+def test_a_budget_that_another_run_spent_meanwhile_is_seen_under_the_lock(tmp_path) -> None:
+    """Both runs asked in time; the second to pay is refused."""
+    row = ReleaseRow(release=b"2" * 32, round=1, kind="update", tensors=(), root=b"r" * 32, size=0)
+    with opened(tmp_path) as one, opened(tmp_path) as other:
+        mine, theirs = (account(budget, (cost(1) + cost(2)) / 2) for budget in (one, other))
+        mine.allow(b"m" * 32, 1)
+        theirs.allow(b"t" * 32, 1)
+        theirs.debit(b"t" * 32, msgspec.structs.replace(row, release=b"1" * 32))
+        with pytest.raises(BudgetExceeded):
+            mine.debit(b"m" * 32, row)
+    assert len(debits(tmp_path)) == 1
 
 
 def test_where_an_account_stands(tmp_path) -> None:

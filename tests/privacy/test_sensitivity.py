@@ -36,6 +36,7 @@ from tests.support.privacy import (
 STEPS = 6
 OTHERS = 24
 ROUNDING = 1.001
+MODES = ("dp-frozen", "dp-all")
 
 
 def ordinary() -> tuple[torch.Tensor, int]:
@@ -90,7 +91,7 @@ def worlds(mode: str, canary, **changes) -> list[Watched]:
 
 
 @pytest.mark.parametrize("canary", CANARIES)
-@pytest.mark.parametrize("mode", ["dp-frozen", "dp-all"])
+@pytest.mark.parametrize("mode", MODES)
 def test_one_record_moves_the_sum_by_no_more_than_the_clipping_norm(mode, canary) -> None:
     s = told(f"{mode}, {canary.__name__}", largest_movement(worlds(mode, canary), noised, STEPS))
     assert s <= ROUNDING
@@ -98,7 +99,19 @@ def test_one_record_moves_the_sum_by_no_more_than_the_clipping_norm(mode, canary
         assert s > 0.05  # the record is seen at all
 
 
-@pytest.mark.parametrize("mode", ["dp-frozen", "dp-all"])
+def test_exactly_what_the_mode_names_is_trained_and_noised() -> None:
+    """The measure above holds what is trained: a head that were trained on would escape it."""
+    frozen, everything = (watch(private_trainer(image_set(images_of(9)), mode)) for mode in MODES)
+    head = frozen.trainer.model.classifier.weight.detach().clone()
+    frozen.trainer.train_round(1)
+    assert set(frozen.trainer.tensors()) == {"conv.weight", "conv.bias"}
+    assert torch.equal(frozen.trainer.model.classifier.weight, head)
+    assert set(everything.trainer.tensors()) == {
+        "conv.weight", "conv.bias", "classifier.weight", "classifier.bias"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_the_bound_scales_with_the_clipping_norm(mode) -> None:
     s = largest_movement(worlds(mode, mislabelled, max_grad_norm=0.01), noised, STEPS)
     assert 0.9 * 0.01 <= s <= ROUNDING * 0.01
@@ -214,7 +227,7 @@ def test_noise_on_shared_layers_beside_a_trained_head_is_seen_to_break_the_bound
     assert told("naive (refused)", largest_movement(found, noised, STEPS)) > 1.5
 
 
-@pytest.mark.parametrize("mode", ["dp-frozen", "dp-all"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_same_records_move_the_sum_of_a_shipped_mode_by_no_more_than_it_may(mode) -> None:
     data = aligned()
     found = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,5 +147,7 @@ def largest_movement(
         for world in worlds:
             load_tensors(world.trainer.model, held)
             world.trainer.train_round(step + 1)
-        largest = max(largest, movement(worlds[0].sums[-1], worlds[1].sums[-1]))
+        moved = movement(worlds[0].sums[-1], worlds[1].sums[-1])
+        assert math.isfinite(moved), "a record made the sum NaN or infinite"
+        largest = max(largest, moved)
     return largest
