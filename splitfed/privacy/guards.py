@@ -43,10 +43,8 @@ def check_model(model: nn.Module, split: Split, mode: str) -> None:
                 f'[privacy] mode = "{mode}": layer {name} keeps running statistics of the data',
                 "set track_running_stats=False",
             )
-    trained = {
-        canonical_name(name) for name, p in model.named_parameters() if p.requires_grad
-    } & split.shared_names
-    if not trained:
+    names = {canonical_name(name) for name, p in model.named_parameters() if p.requires_grad}
+    if not {split.aliases.get(name, name) for name in names} & split.shared_names:
         raise PrivacyError(
             f'[privacy] mode = "{mode}": no shared parameter is left to train',
             "leave requires_grad set on at least one shared parameter",

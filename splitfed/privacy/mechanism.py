@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal
 
 from splitfed.config import NO_PRIVACY, PrivacyConfig
@@ -69,7 +70,7 @@ class Mechanism:
     def sentence(self) -> str:
         """What is promised to whom, and what is not, as every command prints it."""
         costs, check = self.epsilon(), epsilon_rdp([self.spend(self.rounds)], self.delta)
-        figures = f"({costs:.2f}, {self.delta:g})-DP"
+        figures = f"({_rounded_up(costs)}, {self.delta:g})-DP"
         if self.mode == "party-update":
             return (
                 f"Everything this party sends in rounds 1-{self.rounds} is {figures} for the whole "
@@ -180,6 +181,11 @@ def mechanism_of(
 def sentence_of(mechanism: Mechanism | None) -> str:
     """The sentence about what is promised, whatever the mode."""
     return NO_PRIVACY if mechanism is None else mechanism.sentence
+
+
+def _rounded_up(value: float) -> str:
+    """Two decimals, never less than ``value``: a promise must not be better than it is."""
+    return str(Decimal(value).quantize(Decimal("0.01"), rounding=ROUND_CEILING))
 
 
 def _delta_is_small(delta: float, unit: str, records: Mapping[str, int]) -> None:

@@ -109,15 +109,20 @@ def clip_factors(samples: list[torch.Tensor], max_norm: float) -> torch.Tensor:
         samples: per parameter, [N, ...] gradients of N units.
         max_norm: C.
     """
-    squares: Any = sum(sample.flatten(1).square().sum(1) for sample in samples)
+    squares: Any = sum(_exact(sample.flatten(1)).square().sum(1) for sample in samples)
     norms = torch.sqrt(squares)
     factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
     return torch.where(torch.isfinite(norms), factors, torch.zeros_like(factors))
 
 
+def _exact(values: torch.Tensor) -> torch.Tensor:
+    """In float32 at least: squares and sums in half precision would let a norm of 4 pass for 1."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def weighted_sum(factors: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     """Σᵢ fᵢ gᵢ over the first dimension; a unit with factor 0 adds nothing, even if NaN."""
-    flat = sample.flatten(1)
+    flat = _exact(sample.flatten(1))
     out = factors == 0
     if bool(out.any()):
         flat = flat.masked_fill(out[:, None], 0.0)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from splitfed.errors import ModelError
-from splitfed.privacy.frozen import public_values
+from splitfed.privacy.frozen import freeze_private, public_values
 from splitfed.sharing import Split, canonical_name
 
 GRID = 4
@@ -32,6 +32,7 @@ class PublicHead(nn.Module):
     """A model up to its last shared layer, and the public head behind it.
 
     Its tensors keep their canonical names, so a split of the model holds for this as well.
+    Private layers are frozen at public values: some may run before the cut.
 
     Args:
         module: the model; only what comes before the cut is run.
@@ -52,17 +53,16 @@ class PublicHead(nn.Module):
     ) -> None:
         super().__init__()
         self.module = module.eval()
-        self._last = _last_shared(module, split, size)
-        self._last.register_forward_hook(_stop)
+        freeze_private(self.module, split, seed)
+        # Not kept as an attribute: it would be registered, and its tensors under two names.
+        _last_shared(module, split, size).register_forward_hook(_stop)
         with torch.no_grad():
             features = self._features(torch.zeros(1, *size)).shape[1]
         self.public_head = nn.Linear(features, outputs)
         with torch.no_grad():
             for name, parameter in self.public_head.named_parameters():
                 parameter.copy_(public_values(f"public_head.{name}", parameter, seed))
-        for name, parameter in self.named_parameters():
-            if canonical_name(name) not in split.shared_names:
-                parameter.requires_grad_(False)
+        self.public_head.requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of the images."""
@@ -101,7 +101,7 @@ def _last_shared(module: nn.Module, split: Split, size: tuple[int, ...]) -> nn.M
     for prefix, part in module.named_modules():
         own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
         names = {canonical_name(f"{prefix}.{name}" if prefix else name) for name, _ in own}
-        if names & split.shared_names:
+        if {split.aliases.get(name, name) for name in names} & split.shared_names:
             hooks.append(part.register_forward_hook(lambda part, *_: ran.append(part)))
     try:
         with torch.no_grad():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from splitfed.report.schema import SETUPS, Report, validate_all
-from splitfed.report.words import LABELS, NONE, interval, number, percent, verdict_sentence
+from splitfed.report.words import LABELS, NONE, interval, label, number, percent, verdict_sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,6 +21,12 @@ def _measured(reports: Mapping[str, Report]) -> list[str]:
     ]
 
 
+def _heading(reports: Mapping[str, Report], setup: str) -> str:
+    """What all parties call a model; its usual name where they call it differently."""
+    names = {label(report, setup) for report in reports.values()}
+    return (names.pop() if len(names) == 1 else LABELS[setup]).lower()
+
+
 def _cell(report: Report, setup: str) -> tuple[str, str]:
     """Main figure and interval; a regression shows its loss instead."""
     row = getattr(report.evaluation, setup)
@@ -29,6 +35,11 @@ def _cell(report: Report, setup: str) -> tuple[str, str]:
     if row.accuracy is None:
         return f"loss {number(row.loss, 4)}", ""
     return percent(row.accuracy), interval(row)
+
+
+def _below(bounds: str) -> str:
+    """The interval's own line, short enough for five models in 80 columns: '93.4–95.7'."""
+    return "\n" + bounds.replace(" to ", "–") if bounds else ""
 
 
 def console_table(reports: Mapping[str, Mapping[str, Any]]) -> RenderableType:
@@ -49,12 +60,12 @@ def console_table(reports: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     table.add_column("party", no_wrap=True)
     setups = _measured(checked)
     for setup in setups:
-        table.add_column(LABELS[setup].lower(), justify="right")
+        table.add_column(_heading(checked, setup), justify="right")
     for name, report in checked.items():
         cells = []
         for setup in setups:
             main, bounds = _cell(report, setup)
-            cells.append(Text.assemble(main, ("\n" + bounds if bounds else "", "dim")))
+            cells.append(Text.assemble(main, (_below(bounds), "dim")))
         table.add_row(Text(name), *cells)
     verdicts = [
         Text.assemble((f"{name}: ", "bold"), verdict_sentence(report))
@@ -75,7 +86,7 @@ def plain_lines(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for setup in _measured({name: report}):
             main, bounds = _cell(report, setup)
             told = f"{main} (95 % interval {bounds})" if bounds else main
-            lines.append(f"{name}: {LABELS[setup].lower()} ({setup}): {told}")
+            lines.append(f"{name}: {label(report, setup).lower()} ({setup}): {told}")
         lines.append(f"{name}: {verdict_sentence(report)}")
     return [_printable(line) for line in lines]
 

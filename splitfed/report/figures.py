@@ -1,67 +1,17 @@
-"""Plots as SVG that takes its colours from the page, so that they suit light and dark.
-
-matplotlib is told marker colours that no plot would use by chance; they are replaced by the
-page's CSS variables afterwards. Text stays text. Nothing refers to anything outside.
-"""
+"""The plots of a report: learning, privacy spent, traffic."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from io import StringIO
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from splitfed.report.drawing import BAD, MUTED, PAGE, SERIES, STYLES, WIDTH, svg
 from splitfed.report.schema import HistoryRow, Report
+from splitfed.report.words import DP_SGD, exact, power, upward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-SERIES = 6
-"""Colours for lines; more parties begin again with another line style."""
-
-_VARIABLES = {
-    "#010203": "var(--ink)",
-    "#010204": "var(--muted)",
-    "#010205": "var(--line)",
-    "#010206": "var(--page)",
-    **{f"#0102{0x10 + i:02x}": f"var(--series-{i + 1})" for i in range(SERIES)},
-}
-_INK, _MUTED, _LINE, _PAGE = list(_VARIABLES)[:4]
-_SERIES = list(_VARIABLES)[4:]
-_WIDTH = 8.6
-"""Inches; a full-width plot's letters then look as large as the page's notes."""
-_STYLES = ("-", "--", ":", "-.")
-
-_SETTINGS: dict[Any, Any] = {  # keys are checked by matplotlib itself
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a $ in a name is a $
-    "font.family": ["DejaVu Sans"],  # ships with matplotlib; the page's font replaces it
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _LINE,
-    "axes.titlecolor": _INK,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "lines.linewidth": 2.0,
-    "lines.markersize": 5.5,
-}
 
 
 def learning_curves(reports: Mapping[str, Report]) -> str:
@@ -79,12 +29,12 @@ def learning_curves(reports: Mapping[str, Report]) -> str:
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, panel in zip(grid, panels, strict=True):
             for place, (name, report) in enumerate(reports.items()):
-                panel(axes, report.history, place, name if many else "")
+                panel(axes, report, place, name if many else "")
             _round_axis(axes, rows)
         _legend(grid[-1], rows)
 
-    width = _WIDTH if len(panels) == 2 else 0.7 * _WIDTH
-    return _svg(
+    width = WIDTH if len(panels) == 2 else 0.7 * WIDTH
+    return svg(
         draw,
         (width, 3.1),
         "curves",
@@ -117,7 +67,7 @@ def traffic(reports: Mapping[str, Report]) -> str:
                     [x for x, _ in known],
                     [y for _, y in known],
                     width=0.36,
-                    color=_SERIES[colour],
+                    color=SERIES[colour],
                     label=key.removeprefix("bytes_"),
                 )
             axes.set_title(name if len(reports) > 1 else "")
@@ -125,24 +75,123 @@ def traffic(reports: Mapping[str, Report]) -> str:
         grid[0].set_ylabel(f"{unit} on the wire")
         grid[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.0)
 
-    return _svg(
-        draw, (_WIDTH, 2.3), "traffic", "Bytes sent and received on the wire in every round"
+    return svg(draw, (WIDTH, 2.3), "traffic", "Bytes sent and received on the wire in every round")
+
+
+def privacy_spent(reports: Mapping[str, Report]) -> str:
+    """ε of all releases up to every round, the planned total and the budgets. Parties with
+    equal figures share a line. "" without privacy, or before the first round."""
+    private = {name: report for name, report in reports.items() if report.privacy.mode != "none"}
+    lines: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for name, report in private.items():
+        known = tuple((row.round, row.epsilon) for row in report.history if row.epsilon is not None)
+        if known:
+            lines.setdefault(known, []).append(name)
+    if not lines:
+        return ""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for place, names in enumerate(lines.values()):
+            history = private[names[0]].history
+            told = _whose(names, reports) or "spent by this run"
+            _line(axes, [(row, row.epsilon) for row in history], place, told)
+            _other_runs(axes, private, names, place)
+        _limits(axes, private)
+        _round_axis(
+            axes,
+            [row for report in private.values() for row in report.history],
+            max(report.rounds for report in private.values()),
+        )
+        _from_zero(axes)
+        deltas = {power(report.privacy.delta) for report in private.values()}
+        axes.set_title("Privacy spent, ε" + (f" at δ = {deltas.pop()}" if len(deltas) == 1 else ""))
+        _legend(axes, [row for report in private.values() for row in report.history])
+
+    return svg(
+        draw, (WIDTH, 2.5), "privacy", "Privacy spent: epsilon of all releases up to every round"
     )
 
 
-def _losses(axes: Axes, history: Sequence[HistoryRow], place: int, name: str) -> None:
+def _whose(names: Sequence[str], reports: Mapping[str, Report]) -> str:
+    """The parties that a line stands for; "" where there is only one party at all."""
+    if len(reports) == 1:
+        return ""
+    return "every party" if len(names) == len(reports) else ", ".join(names)
+
+
+def _of(names: Sequence[str], everybody: Mapping[str, Report]) -> str:
+    """' of hospital-a'; "" where it holds for everybody."""
+    return "" if len(names) == len(everybody) else f" of {', '.join(names)}"
+
+
+def _other_runs(
+    axes: Axes, private: Mapping[str, Report], names: Sequence[str], place: int
+) -> None:
+    """What the account has spent in all, where this run was not the only one."""
+    spent: dict[float, list[str]] = {}
+    for name in names:
+        account = private[name].privacy.account
+        if account is None or account.spent_epsilon is None or account.runs < 2:
+            continue
+        if account.delta == private[name].privacy.delta:  # else not to be compared
+            spent.setdefault(account.spent_epsilon, []).append(name)
+    for value, whose in spent.items():
+        axes.plot(
+            [max(row.round for row in private[names[0]].history)],
+            [value],
+            linestyle="none",
+            marker="D",
+            markersize=6.5,
+            color=SERIES[place % len(SERIES)],
+            label=f"all runs on the data{_of(whose, private)}: {upward(value)}",
+            zorder=3,
+        )
+
+
+def _limits(axes: Axes, private: Mapping[str, Report]) -> None:
+    """The planned total and the budgets as lines across; equal ones are one line."""
+    thin: dict[str, Any] = {"linewidth": 1.4, "zorder": 1.9}
+    planned = {report.privacy.epsilon for report in private.values()} - {None}
+    budgets: dict[tuple[float, str], list[str]] = {}
+    for name, report in private.items():
+        account = report.privacy.account
+        if account is None or account.budget_epsilon is None:
+            continue
+        other = "" if account.delta == report.privacy.delta else f" at δ = {power(account.delta)}"
+        budgets.setdefault((account.budget_epsilon, other), []).append(name)
+    for value in sorted(value for value in planned if value is not None):
+        same = next((b for b in budgets if abs(b[0] - value) < 0.01 and not b[1]), None)
+        told = f"planned total: {upward(value)}"
+        if same is not None:
+            told = f"planned total, and budget{_of(budgets.pop(same), private)}: {exact(same[0])}"
+        axes.axhline(value, color=MUTED, linestyle=(0, (6, 3)), **thin, label=told)
+    for (value, other), names in budgets.items():
+        told = f"budget{_of(names, private)}: {exact(value)}{other}"
+        axes.axhline(value, color=BAD, linestyle=(0, (2, 2)), **thin, label=told)
+
+
+def _losses(axes: Axes, report: Report, place: int, name: str) -> None:
     axes.set_title("Training loss")
-    _line(axes, [(row, row.train_loss) for row in history], place, name)
-    axes.set_ylim(bottom=0)
+    _line(axes, [(row, row.train_loss) for row in report.history], place, name)
+    _from_zero(axes)
 
 
-def _accuracies(axes: Axes, history: Sequence[HistoryRow], place: int, name: str) -> None:
-    axes.set_title("Validation accuracy, %")
+def _accuracies(axes: Axes, report: Report, place: int, name: str) -> None:
+    noised = report.privacy.mode in DP_SGD  # until the last round there is no other model
+    axes.set_title(f"Validation accuracy{' of the noised model' if noised else ''}, %")
+    history = report.history
     alone = [(row, _in_percent(row.local_only_validation_accuracy)) for row in history]
     if not name and any(value is not None for _, value in alone):
         _line(axes, alone, 1, "trained alone", marks=False)
-        name = "federated"
+        name = "noised" if noised else "federated"
     _line(axes, [(row, _in_percent(row.validation_accuracy)) for row in history], place, name)
+
+
+def _from_zero(axes: Axes) -> None:
+    """An axis from 0, with room for the marks of the highest points."""
+    top = 1.07 * axes.dataLim.y1
+    axes.set_ylim(0, top if top > 0 else 1)
 
 
 def _in_percent(value: float | None) -> float | None:
@@ -158,7 +207,7 @@ def _line(
 ) -> None:
     """One series; a point's form tells the round's outcome, not its colour alone."""
     known = [(row, value) for row, value in points if value is not None]
-    colour, style = _SERIES[place % SERIES], _STYLES[place // SERIES % len(_STYLES)]
+    colour, style = SERIES[place % len(SERIES)], STYLES[place // len(SERIES) % len(STYLES)]
     axes.plot(
         [row.round for row, _ in known],
         [value for _, value in known],
@@ -182,9 +231,9 @@ def _line(
 
 
 _FORMS: dict[str, dict[str, Any]] = {
-    "agreed": {"marker": "o", "markeredgewidth": 1.2, "markeredgecolor": _PAGE},
-    "void": {"marker": "X", "markersize": 8, "markeredgewidth": 1.2, "markeredgecolor": _PAGE},
-    "alone": {"marker": "o", "markeredgewidth": 1.6, "markerfacecolor": _PAGE},
+    "agreed": {"marker": "o", "markeredgewidth": 1.2, "markeredgecolor": PAGE},
+    "void": {"marker": "X", "markersize": 8, "markeredgewidth": 1.2, "markeredgecolor": PAGE},
+    "alone": {"marker": "o", "markeredgewidth": 1.6, "markerfacecolor": PAGE},
 }
 _TOLD = {"void": "void round", "alone": "trained alone, no exchange"}
 
@@ -195,56 +244,18 @@ def _legend(axes: Axes, rows: Sequence[HistoryRow]) -> None:
     handles, labels = axes.get_legend_handles_labels()
     for outcome, told in _TOLD.items():
         if any(row.outcome == outcome for row in rows):
-            form = {"markeredgecolor": _MUTED, **_FORMS[outcome]}
-            handles.append(Line2D([], [], linestyle="none", color=_MUTED, **form))
+            form = {"markeredgecolor": MUTED, **_FORMS[outcome]}
+            handles.append(Line2D([], [], linestyle="none", color=MUTED, **form))
             labels.append(told)
     if handles:
         axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.02))
 
 
-def _round_axis(axes: Axes, rows: Sequence[HistoryRow]) -> None:
+def _round_axis(axes: Axes, rows: Sequence[HistoryRow], least: int = 1) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     last = max((row.round for row in rows), default=1)
+    last = max(last, least)
     axes.set_xlim(0.5, last + 0.5)
-
-
-def _svg(draw: Callable[[Figure], None], inches: tuple[float, float], salt: str, label: str) -> str:
-    """What ``draw`` draws, as an ``<svg>`` element for a page."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    # No pyplot: no global figures, no display, and any thread may draw. The salt makes ids
-    # repeatable, and different for different plots on one page.
-    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": f"splitfed {salt}"}):
-        figure = Figure(figsize=inches, layout="constrained")
-        FigureCanvasSVG(figure)
-        figure.patch.set_alpha(0)
-        draw(figure)
-        for axes in figure.axes:
-            axes.patch.set_alpha(0)
-        out = StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return _for_page(out.getvalue(), salt, label)
-
-
-def _for_page(svg: str, salt: str, label: str) -> str:
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
-    body = body.replace("xlink:href", "href")
-    # one page holds several plots: their ids must not meet
-    body = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', body)
-    body = re.sub(r'href="#([^"]+)"', rf'href="#{salt}-\1"', body)
-    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{salt}-\1)", body)
-    body = body.replace("'DejaVu Sans'", "var(--font)")
-    for marker, variable in _VARIABLES.items():
-        body = body.replace(marker, variable)
-    opening = re.match(r"<svg[^>]*>", body)
-    assert opening is not None
-    view = re.search(r'viewBox="[^"]*"', opening[0])
-    assert view is not None
-    head = f'<svg {view[0]} role="img" aria-label="{label}" class="plot">'
-    return head + body[opening.end() :]

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from splitfed.report import figures, words
+from splitfed.report import figures, guarantee, words
 from splitfed.report.schema import SETUPS, Report, ScoreRow, TensorRow
 
 ROUNDS_SHOWN = 12
 """A table of more rounds than this starts folded."""
 TENSORS_SHOWN = 24
 """A list of more tensors than this starts folded."""
+CLASSIC = ("local_only", "partial", "full", "outputs_only", "fused")
+"""The models of a party's page that are listed also where nobody measured them."""
 
 
 def party_page(report: Report) -> str:
@@ -65,14 +67,21 @@ class Slice(NamedTuple):
     colour: str
 
 
-def models(report: Report, setups: Sequence[str] = SETUPS) -> list[Model]:
-    """The rows of the comparison; the model that the verdict speaks of is chosen."""
+def models(report: Report, setups: Sequence[str] | None = None) -> list[Model]:
+    """The rows of the comparison; the model that the verdict speaks of is chosen.
+
+    Args:
+        setups: which; None: the classic ones, and of the others what was measured.
+    """
+    if setups is None:
+        known = measured({report.party: report})
+        setups = [key for key in SETUPS if key in CLASSIC or key in known]
     chosen = report.verdict.compared if report.verdict else "partial"
     return [
         Model(
             key,
-            words.LABELS[key],
-            words.MEANINGS[key],
+            words.label(report, key),
+            words.meaning(report, key),
             getattr(report.evaluation, key),
             key == chosen,
         )
@@ -150,6 +159,7 @@ def _render(template: str, reports: Mapping[str, Report], **more: Any) -> str:
         reports=reports,
         style=Markup(_source("style.css")),
         curves=Markup(figures.learning_curves(reports)),
+        privacy_plot=Markup(figures.privacy_spent(reports)),
         traffic_plot=Markup(figures.traffic(reports)),
         setups=measured(reports),
         scale=scale(reports),
@@ -172,7 +182,7 @@ def _environment() -> Environment:
     )
     for helper in (
         words.percent, words.interval, words.number, words.count, words.size, words.seconds,
-        words.shape, words.tensor_bytes, words.points,
+        words.shape, words.tensor_bytes, words.points, words.upward, words.power,
     ):  # fmt: skip
         environment.filters[helper.__name__] = helper
     environment.globals.update(
@@ -183,8 +193,9 @@ def _environment() -> Environment:
         time_slices=time_slices,
         overhead=overhead,
         total_bytes=total_bytes,
-        labels=words.LABELS,
-        meanings=words.MEANINGS,
+        label=words.label,
+        dp_sgd=words.DP_SGD,
+        guarantee=guarantee,
         dash=words.NONE,
         rounds_shown=ROUNDS_SHOWN,
         tensors_shown=TENSORS_SHOWN,

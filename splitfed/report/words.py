@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
 from splitfed.report.schema import Report, ScoreRow, TensorRow
@@ -30,6 +31,38 @@ MEANINGS = {
 }
 COMPARED = {"partial": "the federated model", "fused": "the fused model"}
 
+DP_SGD = ("dp-frozen", "dp-all")
+"""Modes whose own model is made beside the noised one; elsewhere they are the same."""
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def label(report: Report, key: str) -> str:
+    """What a model of the comparison is called; the own model by the mode it was made in."""
+    if key == "partial" and report.privacy.mode in DP_SGD:
+        return "Personal model"
+    return LABELS[key]
+
+
+def meaning(report: Report, key: str) -> str:
+    """How a model of the comparison was made, under the report's privacy mode."""
+    mode = report.privacy.mode
+    if key == "partial" and mode in DP_SGD:
+        return (
+            "begun with the noised shared layers, then fitted and fine-tuned at home without noise"
+        )
+    if key == "partial" and mode == "party-update":
+        return "noised updates of the shared layers averaged, private layers its own"
+    if key == "full" and mode != "none":
+        return f"{MEANINGS[key]}, without noise"
+    return MEANINGS[key]
+
+
+def subject(report: Report, compared: str) -> str:
+    """The model that a sentence speaks of."""
+    if compared == "partial" and report.privacy.mode in DP_SGD:
+        return "the personal model"
+    return COMPARED[compared]
+
 
 def percent(value: float | None, digits: int = 1) -> str:
     """0.947 -> '94.7 %'."""
@@ -52,6 +85,35 @@ def points(value: float) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A plain figure with ``digits`` decimals."""
     return NONE if value is None else f"{value:.{digits}f}"
+
+
+def exact(value: float | None, least: int = 2) -> str:
+    """As it was given, with at least ``least`` decimals: 8.0 -> '8.00', 1.573 -> '1.573'."""
+    if value is None:
+        return NONE
+    text = f"{value:.{least}f}"
+    return text if float(text) == value else f"{value:.6g}"
+
+
+def upward(value: float | None, digits: int = 2) -> str:
+    """Rounded up, for what must not look smaller than it is: 2.981 -> '2.99'."""
+    if value is None:
+        return NONE
+    # as decimal digits: in binary, 1.1 · 100 is above 110
+    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+
+
+def power(value: float | None, digits: int = 3) -> str:
+    """As a power of ten, rounded up to ``digits`` digits: 1e-5 -> '10⁻⁵', 3e-6 -> '3 × 10⁻⁶'."""
+    if not value:
+        return NONE if value is None else "0"
+    given = Decimal(repr(value))
+    place = given.adjusted()
+    front = given.scaleb(-place).quantize(Decimal(1).scaleb(1 - digits), ROUND_CEILING)
+    if front == 10:
+        front, place = Decimal(1), place + 1
+    ten = "10" + str(place).translate(_SUPERSCRIPTS)
+    return ten if front == 1 else f"{front.normalize():f} × {ten}"
 
 
 def count(value: int | None) -> str:
@@ -120,13 +182,13 @@ def verdict(report: Report) -> Verdict:
     ):
         return Verdict("none", "There is no verdict", _no_verdict(report))
     gain = other.accuracy - alone.accuracy
-    subject = COMPARED[found.compared]
+    who = subject(report, found.compared)
     if abs(gain) < 0.0005:
-        compared = f"{subject} is right as often as the model trained alone"
+        compared = f"{who} is right as often as the model trained alone"
     else:
         more = "more" if gain > 0 else "less"
         compared = (
-            f"{subject} is right {points(abs(gain)).lstrip('+')} percentage points {more} often "
+            f"{who} is right {points(abs(gain)).lstrip('+')} percentage points {more} often "
             "than the model trained alone"
         )
     where = f"On {report.party}'s own {count(evaluation.test_size)} test images "
@@ -147,7 +209,8 @@ def _no_verdict(report: Report) -> str:
     if evaluation.partial is None:
         return "No test images were evaluated."
     if evaluation.partial.accuracy is None:
-        losses = f"the federated model's test loss is {number(evaluation.partial.loss, 4)}"
+        loss = number(evaluation.partial.loss, 4)
+        losses = f"{subject(report, 'partial')}'s test loss is {loss}"
         if evaluation.local_only is not None:
             losses += f", that of the model trained alone {number(evaluation.local_only.loss, 4)}"
         return f"A regression has no accuracy to compare; {losses}."
@@ -167,6 +230,19 @@ def verdict_sentence(report: Report) -> str:
 
 def ending(report: Report) -> str:
     """What the reader must know about how the run ended; "" when it ended as agreed."""
+    if report.outcome in ("budget", "excluded"):
+        stopped = {
+            "budget": "Privacy budget spent",
+            "excluded": "Stopped, because this party's own updates were refused",
+        }
+        because = report.ended_because or ""
+        told = [
+            stopped[report.outcome],
+            because[:1].upper() + because[1:],
+            f"{len(report.history)} of {report.rounds} rounds took place; the model so far was "
+            "fitted, measured and kept",
+        ]
+        return " ".join(f"{text}." for text in told if text)
     if report.outcome == "alone" or any(row.outcome == "alone" for row in report.history):
         alone = sum(row.outcome == "alone" for row in report.history)
         why = f": {report.ended_because}" if report.ended_because else ""

@@ -202,7 +202,6 @@ class Engine:
         """Say goodbye and serve the last round until every peer has closed it too."""
         self._say("finished", self._closed)
         self.link.goodbye("finished", self._closed)
-
         confirmed = self._waiting.confirmed(self.terms.rounds, self.confirm_within)
         if confirmed:
             self.folder.confirm()
@@ -386,7 +385,9 @@ class Engine:
         self.progress.on_phase(f"round {round}: {phase}" if round else phase)
 
     def _step(self, round: int, step: int, steps: int, loss: float) -> None:
-        self.link.status("training", round, step, steps)
+        # Where the steps would give away n, a sign of life that only the clock decides.
+        told = (step, steps) if self.spending.public_steps else (int(self.clock()) // 10, 0)
+        self.link.status("training", round, *told)
         self.progress.on_step(round, step, steps, loss)
 
     def _checkpoint(self, round: int, phase: str, **more: Any) -> Checkpoint:

@@ -27,6 +27,11 @@ class Spending(Protocol):
         """
         ...
 
+    @property
+    def public_steps(self) -> bool:
+        """Whether how many steps a round takes is public, and may be told to peers."""
+        ...
+
     def epsilon(self, releases: int) -> float | None:
         """ε of this party's first ``releases`` releases together; None without privacy."""
         ...
@@ -34,6 +39,8 @@ class Spending(Protocol):
 
 class Unaccounted:
     """Mode "none": nothing is promised, so nothing is spent."""
+
+    public_steps = True
 
     def allow(self, run: bytes, round: int) -> None:
         """Always."""

@@ -126,9 +126,7 @@ class LocalLearner:
         """After the last round: the private layers on the final shared tensors, while the
         local_only branch spends the same epochs on all of its layers."""
         with self._turn:
-            baseline = 0.0
-            if self._baseline is not None:
-                baseline = self._baseline.fit_all().seconds
+            baseline = self._fit_baseline()
             result = self._own.fit_private()
         return Trained(loss=result.loss, seconds=result.seconds, baseline_seconds=baseline)
 
@@ -179,6 +177,16 @@ class LocalLearner:
             return 0.0
         try:
             return self._baseline.train_round(round).seconds
+        except TrainingDiverged:
+            self._baseline = None
+            return 0.0
+
+    def _fit_baseline(self) -> float:
+        """The same for its epochs after the last round."""
+        if self._baseline is None:
+            return 0.0
+        try:
+            return self._baseline.fit_all().seconds
         except TrainingDiverged:
             self._baseline = None
             return 0.0

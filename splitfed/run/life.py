@@ -251,10 +251,12 @@ def make_learner(
     if mechanism.mode == "party-update":
         return UpdateLearner(model, mechanism=mechanism, **common)
     federated = federated_model(model, split, agreed)
+    tied = {alias for alias, name in split.aliases.items() if name in split.shared_names}
+    all_shared = sorted(split.shared_names | tied)
     return PrivateLearner(
         model,
         federated=federated,
-        federated_split=split_model(federated, shared=sorted(split.shared_names)),
+        federated_split=split_model(federated, shared=all_shared),
         mechanism=mechanism,
         records=agreed.records[party],
         **common,

@@ -14,9 +14,9 @@ import torch
 
 from splitfed.config import PartyConfig, PrivacyConfig, canonical_json
 from splitfed.data import ImageSet, Preprocessing, data_digest, load
-from splitfed.errors import ConfigError, Fault, FolderError
+from splitfed.errors import ConfigError, Fault, FolderError, PrivacyError
 from splitfed.models import initialise, load_initial
-from splitfed.privacy import mechanism_of
+from splitfed.privacy import Mechanism, mechanism_of
 from splitfed.privacy.guards import check_model
 from splitfed.progress import Progress
 from splitfed.rounds import Terms
@@ -270,11 +270,29 @@ def account_of(config: PartyConfig, agreed: Agreed, data: PartyData) -> Iterator
     with Budget.open(
         config.folder / BUDGET, data_id=config.data.id, data_digest=data_digest(data.train)
     ) as budget:
+        _same_unit(agreed.mechanism, budget)
         yield Account(
             mechanism=agreed.mechanism,
             party=config.party,
             budget=budget,
             limit=limit_of(config),
+        )
+
+
+def _same_unit(mechanism: Mechanism, budget: Budget) -> None:
+    """Refuse an account that would add up what protects records and what protects patients.
+
+    Raises:
+        PrivacyError: naming the account and both units.
+    """
+    used = {debit.unit for debit in budget.debits()} - {"party", mechanism.unit}
+    if used and mechanism.unit != "party":
+        raise PrivacyError(
+            f"{budget.path}: the account of data id {budget.data_id} counts what protects each "
+            f"{used.pop()}, this agreement protects each {mechanism.unit}: the sum would be the "
+            "epsilon of neither",
+            "agree on the same unit, or give this use of the data a [data] id of its own; "
+            "what both spend adds up, and splitfed cannot see that",
         )
 
 

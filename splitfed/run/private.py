@@ -87,8 +87,9 @@ class PrivateLearner(LocalLearner):
 
     @property
     def federated(self) -> nn.Module:
-        """The noised model itself, as the federation trains it."""
-        return self._federated.model
+        """A copy of the noised model as the federation trains it: what is done with it must not
+        reach the original, not even a statistic that its layers keep."""
+        return deepcopy(self._federated.model)
 
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
         """The local_only branch, then the noised steps of the federated track."""
@@ -111,12 +112,18 @@ class PrivateLearner(LocalLearner):
         private layers, then all layers for as many epochs as the rounds had, without noise;
         in all as many as the local_only branch."""
         with self._turn:
-            baseline = 0.0 if self._baseline is None else self._baseline.fit_all().seconds
+            baseline = self._fit_baseline()
             names = self.split.shared_names | self.split.private_names
             found = self._federated.tensors()
             load_tensors(self.model, {n: t for n, t in found.items() if n in names})
-            results = [self._own.fit_private()]
-            results += [self._own.train_round(round + 1) for round in range(self._rounds)]
+            began = self._own.state()
+            try:
+                results = [self._own.fit_private()]
+                results += [self._own.train_round(round + 1) for round in range(self._rounds)]
+            except TrainingDiverged:
+                # What was paid for is kept: the federated tensors, without the fine-tuning.
+                self._own.load_state(*began)
+                return Trained(loss=None, seconds=0.0, baseline_seconds=baseline)
         return Trained(
             loss=results[-1].loss,
             seconds=sum(result.seconds for result in results),

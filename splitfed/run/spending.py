@@ -37,6 +37,11 @@ class Account:
     budget: Budget | None = None
     limit: Limit | None = None
 
+    @property
+    def public_steps(self) -> bool:
+        """Yes for noised steps, whose number is agreed; local steps would give away n."""
+        return self.mechanism.mode != "party-update"
+
     def allow(self, run: bytes, round: int) -> None:
         """Compute what one more round would make of the account.
 

@@ -20,7 +20,7 @@ from splitfed.privacy.gradients import UnitGradients
 from splitfed.privacy.keystream import Keystream
 from splitfed.privacy.optimizer import PrivateOptimizer
 from splitfed.sharing import Split, canonical_name, load_tensors, named_tensors, shared_tensors
-from splitfed.tensors import Tensors
+from splitfed.tensors import Tensors, all_finite
 from splitfed.training.batches import Batches
 from splitfed.training.determinism import find_device
 from splitfed.training.losses import check_labels, objective
@@ -87,6 +87,7 @@ class PrivateTrainer:
         raw_parameters = dict(model.named_parameters())
         parameters = {name: raw_parameters[raw] for name, raw in names.items()}
         self._trained = frozenset(parameters)
+        self._kept = self._trained | split.shared_names
         self._order = tuple(names.values())
         self._gradients = UnitGradients(
             model,
@@ -112,7 +113,8 @@ class PrivateTrainer:
         """Take the noised steps of one round, from what is there.
 
         Always as many as agreed, whatever the losses are: stopping would tell something
-        about the images. A record whose loss or gradient is not finite contributes nothing.
+        about the images. A record whose loss or gradient is not finite contributes nothing. A
+        round that ends with values that are not finite (too large a learning rate) is undone.
 
         Args:
             round: from 1.
@@ -123,7 +125,7 @@ class PrivateTrainer:
                 cannot be computed record by record.
         """
         begin = reported = time.perf_counter()
-        steps, seen = self.steps_per_round, _Seen()
+        steps, seen, start = self.steps_per_round, _Seen(), self.tensors()
         for step in range(steps):
             self._optimizer.set_rate(
                 round_rate(
@@ -139,6 +141,10 @@ class PrivateTrainer:
             if progress is not None and now - reported >= REPORT_SECONDS and step + 1 < steps:
                 reported = now
                 progress(step + 1, steps, seen.mean())
+        if all_finite(self.tensors()) is not None:
+            # Computed from noised sums alone, so to undo it tells nothing; to stop would.
+            load_tensors(self.model, start)
+            self._optimizer.restart(self._trained)
         if progress is not None:
             progress(steps, steps, seen.mean())
         return RoundResult(
@@ -153,11 +159,9 @@ class PrivateTrainer:
         return shared_tensors(self.model, self.split)
 
     def tensors(self) -> Tensors:
-        """Copies of everything that was trained under noise, by canonical name."""
+        """Copies of all that is trained under noise or shared, by canonical name."""
         found = named_tensors(self.model)
-        return {
-            name: found[name].to("cpu", copy=True).contiguous() for name in sorted(self._trained)
-        }
+        return {name: found[name].to("cpu", copy=True).contiguous() for name in sorted(self._kept)}
 
     def merge(self, shared: Mapping[str, Tensor]) -> None:
         """Take over the tensors that all parties agreed on, and restart their momentum.
@@ -167,7 +171,7 @@ class PrivateTrainer:
         """
         for name in sorted(self.split.shared_names ^ shared.keys()):
             raise Defect(f"merge: tensor {name} is not both shared and given")
-        load_tensors(self.model, shared)
+        self._load(shared)
         self._optimizer.restart(self.split.shared_names)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
@@ -185,9 +189,16 @@ class PrivateTrainer:
             FolderError: the checkpoint is of another model or optimizer.
         """
         model = below("model/", tensors)
-        check_state(model, self._trained, meta, self._optimizer.kind)
-        load_tensors(self.model, model)
+        check_state(model, self._kept, meta, self._optimizer.kind)
+        self._load(model)
         self._optimizer.load(below("optimizer/", tensors))
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace tensors; those that are shared and not trained are from now on as given."""
+        load_tensors(self.model, tensors)
+        self._gradients.set_fixed(
+            {raw for raw, _ in self.model.named_parameters() if canonical_name(raw) in tensors}
+        )
 
     def _step(self, seen: _Seen) -> None:
         chosen = np.flatnonzero(self._keystream.mask(self.mechanism.sample_rate, len(self._units)))

@@ -189,11 +189,6 @@ class Naive:
         self.head_data = head_data or data
         self.head = torch.optim.SGD(self.model.classifier.parameters(), lr=lr)
         self.sums: list[Tensors] = []
-        self.gradients = UnitGradients(
-            self.model,
-            {f"conv.{n}": p for n, p in self.model.conv.named_parameters()},
-            functional.cross_entropy,
-        )
 
     @property
     def trainer(self) -> Naive:
@@ -208,7 +203,9 @@ class Naive:
             self.head.zero_grad()
             functional.cross_entropy(self.model(self.head_data[0]), self.head_data[1]).backward()
             self.head.step()
-        found, _ = self.gradients(*self.data)
+        # The shipped class refuses a head that moves; this construction makes a new one.
+        conv = {f"conv.{n}": p for n, p in self.model.conv.named_parameters()}
+        found, _ = UnitGradients(self.model, conv, functional.cross_entropy)(*self.data)
         samples = list(found.values())
         factors = clip_factors(samples, self.clip) / self.clip
         self.sums.append({n: weighted_sum(factors, g).to(torch.float64) for n, g in found.items()})

@@ -18,7 +18,7 @@ from splitfed.report import (
     write_combined,
     write_report,
 )
-from tests.support.reports import sample_report, troubled_report
+from tests.support.reports import private_report, sample_report, troubled_report
 
 
 def test_a_report_is_written_read_back_and_has_its_page(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_table_has_a_row_for_each_party_and_a_column_for_each_measured_model
     for expected in (
         "hospital-a",
         "94.5 %",
-        "93.3 to 95.6",
+        "93.3–95.6",
         "hospital-b",
         "92.1 %",
         "all layers averaged",
@@ -120,6 +120,27 @@ def test_the_table_has_a_row_for_each_party_and_a_column_for_each_measured_model
     ):
         assert expected in text, expected
     assert "after fusion" not in text
+
+
+def test_under_noise_the_personal_model_and_its_references_have_columns_of_their_own() -> None:
+    reports = {"hospital-a": private_report(), "hospital-b": private_report("hospital-b")}
+    text = printed(reports, width=160)
+    for expected in ("personal model", "noised model itself", "shared layers, no privacy"):
+        assert expected in text, expected
+    assert "shared layers averaged" not in text
+    assert "hospital-b: personal model (partial): 93.1 % (95 % interval 91.9 to 94.2)" in (
+        plain_lines(reports)
+    )
+
+
+def test_five_models_and_their_intervals_fit_eighty_columns() -> None:
+    assert "91.2–93.5" in printed({"hospital-a": private_report()}, width=80)
+
+
+def test_a_model_that_parties_made_differently_has_its_usual_name() -> None:
+    text = printed({"hospital-a": private_report(), "hospital-b": sample_report("hospital-b")}, 160)
+    assert "shared layers averaged" in text
+    assert "personal model │" not in text
 
 
 def test_names_in_the_table_are_not_taken_for_markup() -> None:

@@ -3,14 +3,22 @@ from __future__ import annotations
 import re
 from functools import cache
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
-from splitfed.report import figures, validate
-from splitfed.report.page import combined_page, party_page, scale, time_slices
+from splitfed.report import validate
+from splitfed.report.page import combined_page, models, party_page, scale, time_slices
 from splitfed.report.schema import validate_all
-from tests.support.reports import history_row, sample_report, score_row, troubled_report
+from tests.support.reports import (
+    both,
+    budget_report,
+    history_row,
+    private_report,
+    privately,
+    sample_report,
+    score_row,
+    troubled_report,
+)
 
 VOID_TAGS = {"meta", "br", "link", "img", "input", "hr", "col"}
 
@@ -47,20 +55,23 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
-def both() -> dict[str, Any]:
-    return validate_all({"hospital-a": sample_report(), "hospital-b": troubled_report()})
-
-
 @cache
 def pages() -> dict[str, str]:
     return {
         "party": party_page(validate(sample_report())),
         "troubled": party_page(validate(troubled_report())),
-        "combined": combined_page(both(), {"hospital-a": "hospital-a/report.html"}),
+        "combined": combined_page(validate_all(both()), {"hospital-a": "hospital-a/report.html"}),
+        "private": party_page(validate(private_report())),
+        "update": party_page(validate(private_report(mode="party-update"))),
+        "budget": party_page(validate(budget_report())),
+        "private-combined": combined_page(validate_all(privately()), {}),
     }
 
 
-@pytest.mark.parametrize("kind", ["party", "troubled", "combined"])
+KINDS = ["party", "troubled", "combined", "private", "update", "budget", "private-combined"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_page_is_whole_and_asks_nobody_for_anything(kind: str) -> None:
     page = pages()[kind]
     reader = Reader(page)
@@ -74,7 +85,7 @@ def test_a_page_is_whole_and_asks_nobody_for_anything(kind: str) -> None:
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in reader.attributes
 
 
-@pytest.mark.parametrize("kind", ["party", "troubled", "combined"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_ids_on_a_page_are_unique_and_references_lead_somewhere(kind: str) -> None:
     page = pages()[kind]
     ids = [value for name, value in Reader(page).attributes if name == "id"]
@@ -127,6 +138,9 @@ def test_names_and_reasons_of_others_are_text_never_markup() -> None:
     report["model"]["shared"][0]["name"] = evil
     report["faults"]["rejected"] = [{"round": 1, "peer": evil, "reason": evil}]
     report["privacy"]["sentence"] = evil
+    report["privacy"] |= {"mode": evil, "unit": evil, "epsilon": 1.0, "delta": 1e-5}
+    report["privacy"] |= {"accountant": evil, "account": private_report()["privacy"]["account"]}
+    report["privacy"]["account"] |= {"data_id": evil, "units": [evil, "record"]}
     report["ended_because"], report["outcome"] = evil, "alone"
     checked = validate(report)
     for page in (party_page(checked), combined_page({evil: checked, "b": checked}, {})):
@@ -175,8 +189,58 @@ def test_privacy_figures_are_shown_when_there_is_privacy() -> None:
         "sentence": "A promise.",
     }
     text = Reader(party_page(validate(report))).text
-    for expected in ("A promise.", "dp-frozen", "patient", "2.98", "1e-05", "prv"):
+    for expected in ("A promise.", "dp-frozen", "each patient", "2.98", "10⁻⁵", "prv", "400"):
         assert expected in text
+
+
+def test_a_data_protection_officer_finds_every_figure_of_the_promise() -> None:
+    text = Reader(pages()["private"]).text
+    for expected in (
+        "(8.00, 1e-05)-DP for each record", "Not covered: the personal model", "In plain words:",
+        "8.00 (RDP 8.74)", "10⁻⁵", "Noise multiplier σ", "1.573", "Clipping norm C",
+        "Sample rate q", "0.25", "Planned steps", "80", "Account of data set chest-2024",
+        "What privacy cost: the personal model", "ε so far", "7.10", "noised model",
+        "The shared tensors were trained with noise",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "ε released so far" not in text
+
+
+def test_a_run_that_stopped_early_shows_what_was_released_of_what_was_planned() -> None:
+    text = Reader(pages()["budget"]).text
+    for expected in (
+        "Privacy budget spent. Round 7 was not begun", "6 of 10 rounds ·", "8.00 (RDP 8.74)",
+        "ε released so far", "6.10", "6.10 released", "11 releases of 2 runs", "too little",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_a_whole_update_is_clipped_to_s_and_not_sampled() -> None:
+    text = Reader(pages()["update"]).text
+    for expected in ("the whole party", "Clipping norm S", "in units of 2S", "no sampling"):
+        assert expected in text, expected
+    assert "Clipping norm C" not in text
+
+
+def test_parties_under_one_promise_read_it_once_and_have_their_own_accounts() -> None:
+    text = Reader(pages()["private-combined"]).text
+    assert text.count("-DP for each record") == text.count("In plain words:") == 1
+    assert text.count("Account of data set chest-2024") == text.count("What privacy cost") == 2
+
+
+def test_without_privacy_no_page_speaks_of_epsilon() -> None:
+    for kind in ("party", "troubled", "combined"):
+        assert "ε" not in pages()[kind]
+        assert "In plain words" not in pages()[kind]
+
+
+def test_the_references_of_privacy_are_listed_only_where_they_were_measured() -> None:
+    quiet, noised = (
+        [model.key for model in models(validate(report))]
+        for report in (sample_report(), private_report())
+    )
+    assert quiet == ["local_only", "partial", "full", "outputs_only", "fused"]
+    assert noised == [*quiet[:2], "federated", "without_privacy", *quiet[2:]]
 
 
 def test_long_lists_start_folded() -> None:
@@ -190,50 +254,6 @@ def test_long_lists_start_folded() -> None:
 
 def test_equal_reports_give_equal_pages() -> None:
     assert pages.__wrapped__() == pages()
-
-
-def test_plots_take_every_colour_from_the_page() -> None:
-    reports = both()
-    for plot in (figures.learning_curves(reports), figures.traffic(reports)):
-        assert not re.search(r"#[0-9a-fA-F]{6}\b", plot)
-        assert "var(--series-1)" in plot
-        assert "xmlns" not in plot
-
-
-def test_rounds_without_agreement_are_marked_in_the_curves() -> None:
-    quiet = figures.learning_curves({"a": validate(sample_report())})
-    troubled = figures.learning_curves({"a": validate(troubled_report())})
-    assert "void round" not in quiet
-    assert "void round" in troubled
-    assert "trained alone, no exchange" in troubled
-
-
-def test_the_local_branchs_accuracy_is_drawn_where_it_was_measured() -> None:
-    rows = [history_row(i + 1, local_only_validation_accuracy=0.5 + i / 50) for i in range(5)]
-    assert ">trained alone<" in figures.learning_curves(
-        {"a": validate(sample_report(history=rows))}
-    )
-    assert ">trained alone<" not in figures.learning_curves({"a": validate(sample_report())})
-
-
-def test_more_parties_than_colours_can_be_told_apart() -> None:
-    reports = {f"p{i}": validate(sample_report(f"p{i}")) for i in range(8)}
-    plot = figures.learning_curves(reports)
-    assert "stroke-dasharray" in plot
-    assert all(f">p{i}<" in plot for i in range(8))
-
-
-def test_a_name_in_a_plot_is_text_not_a_formula() -> None:
-    names = ("$x^2$", "<b>")
-    plot = figures.learning_curves({name: validate(sample_report(name)) for name in names})
-    assert ">$x^2$<" in plot
-    assert ">&lt;b&gt;<" in plot
-
-
-def test_nothing_to_plot_is_no_plot() -> None:
-    row = history_row(1, train_loss=None, validation_accuracy=None, bytes_sent=0, bytes_received=0)
-    reports = {"a": validate(sample_report(history=[row]))}
-    assert figures.learning_curves(reports) == figures.traffic(reports) == ""
 
 
 def test_time_slices_fill_the_wall_time() -> None:

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 
 from splitfed.report import validate, verdict_sentence, words
-from tests.support.reports import sample_report, score_row, troubled_report
+from tests.support.reports import (
+    budget_report,
+    private_report,
+    sample_report,
+    score_row,
+    troubled_report,
+)
 
 
 def told(low: float, high: float, answer: str, partial: float, alone: float = 0.924) -> str:
@@ -83,6 +89,40 @@ def test_a_run_that_ended_alone_says_why_and_for_how_long() -> None:
     )
 
 
+def test_a_run_that_the_budget_stopped_says_why_and_how_far_it_came() -> None:
+    assert words.ending(validate(budget_report())) == (
+        "Privacy budget spent. Round 7 was not begun: the privacy budget of data set chest-2024 is "
+        "epsilon = 8 at delta = 1e-05; 7.7102 is spent, and this round would make it 8.1377. 6 of "
+        "10 rounds took place; the model so far was fitted, measured and kept."
+    )
+
+
+def test_a_run_whose_own_updates_were_refused_says_so() -> None:
+    said = words.ending(validate(sample_report(outcome="excluded", ended_because="it was long")))
+    assert said.startswith("Stopped, because this party's own updates were refused. It was long. ")
+
+
+@pytest.mark.parametrize("mode", ["dp-frozen", "dp-all"])
+def test_the_own_model_under_dp_sgd_is_called_personal_everywhere(mode: str) -> None:
+    report = validate(private_report(mode=mode))
+    assert words.label(report, "partial") == "Personal model"
+    assert "fine-tuned at home without noise" in words.meaning(report, "partial")
+    assert "the personal model is right 0.7 percentage points more" in verdict_sentence(report)
+
+
+def test_the_own_model_under_party_update_is_an_average_of_noised_updates() -> None:
+    report = validate(private_report(mode="party-update"))
+    assert words.label(report, "partial") == "Shared layers averaged"
+    assert words.meaning(report, "partial").startswith("noised updates of the shared layers")
+    assert "the federated model is right" in verdict_sentence(report)
+
+
+def test_without_privacy_the_models_mean_what_they_always_did() -> None:
+    report = validate(sample_report())
+    assert {key: words.meaning(report, key) for key in words.MEANINGS} == words.MEANINGS
+    assert {key: words.label(report, key) for key in words.LABELS} == words.LABELS
+
+
 def test_an_unconfirmed_run_says_what_to_do_and_a_finished_one_nothing() -> None:
     assert "Run again later" in words.ending(validate(sample_report(confirmed=False)))
     assert words.ending(validate(sample_report())) == ""
@@ -110,6 +150,13 @@ def test_faults_are_told_in_sentences_and_a_quiet_run_has_none() -> None:
         (words.seconds(12_000), "3 h 20 min"), (words.seconds(None), "–"),
         (words.count(1_234_567), "1,234,567"), (words.number(0.18349), "0.183"),
         (words.interval(None), "–"),
+        (words.upward(2.981), "2.99"), (words.upward(1.1), "1.10"), (words.upward(8.0), "8.00"),
+        (words.upward(7.999973), "8.00"), (words.upward(0.0), "0.00"), (words.upward(None), "–"),
+        (words.power(1e-5), "10⁻⁵"), (words.power(3e-6), "3 × 10⁻⁶"),
+        (words.power(9.999e-4, 2), "10⁻³"), (words.power(1.2345e-7), "1.24 × 10⁻⁷"),
+        (words.power(0.0), "0"), (words.power(None), "–"),
+        (words.exact(8.0), "8.00"), (words.exact(1.573), "1.573"), (words.exact(1.0, 0), "1"),
+        (words.exact(1 / 3, 0), "0.333333"), (words.exact(None), "–"),
     ],
 )  # fmt: skip
 def test_figures_are_written_as_people_read_them(given: str, read: str) -> None:
