@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,8 @@ def whole_round(row: Mapping[str, Any]) -> str:
     if row["validation_accuracy"] is not None:
         parts.append(f"validation accuracy {row['validation_accuracy']:.1%}")
     parts.append(f"sent {size(row['bytes_sent'])}, received {size(row['bytes_received'])}")
-    parts.append("no privacy" if row["epsilon"] is None else f"epsilon {row['epsilon']:.2f}")
+    spent = row["epsilon"]  # rounded up: never told smaller than it is
+    parts.append("no privacy" if spent is None else f"epsilon {math.ceil(spent * 100) / 100:.2f}")
     times = f"train {row['train_s']:.1f} s, exchange {row['exchange_s']:.2f} s"
     parts.append(f"{times}, wait {row['wait_s']:.1f} s")
     return ", ".join(parts)
