@@ -14,6 +14,7 @@ from splitfed.models.factory import build, initialise
 from splitfed.models.initial import file_digest, load_initial, save_initial
 from splitfed.models.linear import Linear
 from splitfed.models.norms import Conversion, batch_to_group_norm, group_count
+from splitfed.models.scatter import ScatterFront, ScatterNet
 from splitfed.models.vision import (
     EfficientNetB0,
     MobileNetV3Large,
@@ -33,6 +34,8 @@ __all__ = [
     "ResNet18",
     "ResNet34",
     "ResNet50",
+    "ScatterFront",
+    "ScatterNet",
     "ThreeLayerCNN",
     "ViTB16",
     "batch_to_group_norm",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from splitfed.errors import PrivacyError
+from splitfed.errors import ModelError, PrivacyError
 from splitfed.models import ResNet18
+from splitfed.privacy.gradients import UnitGradients
 from splitfed.privacy.guards import check_model
 from splitfed.sharing import split_model
+from tests.support.privacy import SmallNet, images_of
 
 DP_SGD = ("dp-frozen", "dp-all")
 NOISED = (*DP_SGD, "party-update")
@@ -192,3 +195,73 @@ def test_a_wrapped_model_is_refused_by_the_name_of_the_layer_inside() -> None:
     split = split_model(model)
     with pytest.raises(PrivacyError, match="back.1.1"):
         check_model(model, split, "dp-all")
+
+
+# --- models that cannot be differentiated record by record ---------------------------------------
+
+
+class WritesABuffer(SmallNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3, 4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        self.seen.add_(x[0].detach())
+        return self.classifier(torch.tanh(x).flatten(1))
+
+
+class RunningStatistics(SmallNet):
+    """A BatchNorm that goes on counting in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.batch_norm(
+            self.conv(x), self.norm.running_mean, self.norm.running_var, training=True
+        )
+        return self.classifier(torch.tanh(x).flatten(1))
+
+
+class DrawsNumbers(SmallNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.classifier((x + 0.1 * torch.randn_like(x)).flatten(1))
+
+
+class DropsAlways(SmallNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(functional.dropout(self.conv(x), 0.5, training=True).flatten(1))
+
+
+class Branches(SmallNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        if x.sum() > 0:
+            x = -x
+        return self.classifier(x.flatten(1))
+
+
+class Looks(SmallNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier((self.conv(x) * x.mean().item()).flatten(1))
+
+
+UNFIT = (WritesABuffer, RunningStatistics, DrawsNumbers, DropsAlways, Branches, Looks)
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_model_that_cannot_be_differentiated_record_by_record_is_refused_by_name(
+    kind, count: int
+) -> None:
+    torch.manual_seed(1)
+    model = kind()
+    with pytest.raises(ModelError) as caught:
+        UnitGradients(model, dict(model.named_parameters()), functional.cross_entropy)(
+            *images_of(count)
+        )
+    assert caught.value.message.startswith(f"{kind.__name__}: gradients of single records")
+    assert "in forward()" in caught.value.cure

@@ -29,7 +29,6 @@ from tests.support.privacy import (
     watch,
 )
 
-
 MODES = ("dp-frozen", "dp-all", "party-update")
 WILD = {"lr": 1e38, "batch_size": 8, "epochs": 4}
 
