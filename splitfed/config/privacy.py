@@ -136,6 +136,6 @@ class PrivacyConfig(Section):
                 f'contradicts mode = "{self.mode}"; choose "record", "patient", or "party-update"'
             )
             yield Finding("unit", self.unit, cure)
-        if self.mode == "party-update" and self.unit != "party":
+        if self.mode == "party-update" and self.unit not in (None, "party"):
             cure = 'contradicts mode = "party-update", which protects the whole party; drop it'
             yield Finding("unit", self.unit, cure)

@@ -97,7 +97,6 @@ def test_everything_that_a_party_update_needs_is_asked_for_at_once() -> None:
     assert faults.keys() == UPDATE.keys()
 
 
-@pytest.mark.xfail(reason="a unit that was left out is called a contradiction", strict=True)
 def test_a_unit_that_was_left_out_is_no_fault_beside_another() -> None:
     assert faults_of("party-update", delta=None).keys() == {"delta"}
 
