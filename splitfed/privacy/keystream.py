@@ -26,6 +26,19 @@ _BLOCK = 1 << 16
 """Gaussians that are drawn at once: bounds the memory of a large model's noise."""
 
 
+class _Forks:
+    """How many forks lie between the first process and this one."""
+
+    seen = 0
+
+    @classmethod
+    def count(cls) -> None:
+        cls.seen += 1
+
+
+os.register_at_fork(after_in_child=_Forks.count)
+
+
 class Keystream:
     """Uniform bits, Bernoulli masks and Gaussians from the operating system's entropy.
 
@@ -38,7 +51,7 @@ class Keystream:
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """``count`` independent uniform 64-bit words."""
-        if os.getpid() != self._owner:
+        if self._owner != _Forks.seen:
             self._rekey()
         return np.frombuffer(self._stream.update(bytes(8 * count)), dtype=np.uint64)
 
@@ -70,7 +83,7 @@ class Keystream:
         return values / 2.0
 
     def _rekey(self) -> None:
-        self._owner = os.getpid()
+        self._owner = _Forks.seen
         # Counter mode never repeats under one key; the first counter needs no secrecy.
         cipher = Cipher(algorithms.AES256(os.urandom(32)), modes.CTR(bytes(16)))
         self._stream: CipherContext = cipher.encryptor()

@@ -22,7 +22,7 @@ def test_usual_terms_pass_the_checks_of_their_section(mode: str, records: int) -
 @pytest.mark.parametrize("mode", NOISED)
 def test_usual_terms_give_a_mechanism(mode: str) -> None:
     section = PrivacyConfig.model_validate(usual_terms(mode, records=500))
-    found = mechanism_of(section, rounds=2, records={"a": 500, "b": 500})
+    found = mechanism_of(section, rounds=10, records={"a": 500, "b": 500})
     assert found is not None
     assert found.epsilon() <= 8.0
 
