@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -150,24 +151,26 @@ def _account(config: PartyConfig, agreed: Agreed) -> dict[str, Any] | None:
     limit = limit_of(config)
     delta = agreed.mechanism.delta if limit is None else limit.delta
     debits = Budget.read(config.folder / BUDGET, config.data.id)
-    run = _own_run(config)
+    run, released = _own_run(config)
     own = sum(debit.run == run for debit in debits)
     planned = agreed.mechanism.spend(max(agreed.terms.rounds - own, 0))
     return {
         **standing(config.data.id, debits, delta, limit),
         "planned_epsilon": epsilon([*spends_of(debits), planned], delta),
+        "forgotten": len(released - {debit.release for debit in debits}),
     }
 
 
-def _own_run(config: PartyConfig) -> bytes | None:
-    """The run in the default run folder, if it has begun: its releases are paid already."""
+def _own_run(config: PartyConfig) -> tuple[bytes | None, set[bytes]]:
+    """The run in the default run folder, if it has begun, and its releases: paid already."""
     from splitfed.store import RunFolder
 
     path = config.folder / RUNS / config.party
     if not (path / "ledger.sqlite").is_file():
-        return None
+        return None, set()
     with RunFolder.read_only(path) as folder:
-        return folder.run
+        rows = folder.ledger.rows()
+        return folder.run, {entry.row.release for entry in rows if entry.row.epsilon is not None}
 
 
 def _privacy_lines(privacy: dict[str, Any]) -> list[str]:
@@ -194,7 +197,17 @@ def _privacy_lines(privacy: dict[str, Any]) -> list[str]:
     if account["budget_epsilon"] is not None and (
         account["planned_epsilon"] > account["budget_epsilon"]
     ):
-        lines.append("  THE LIMIT IS NOT ENOUGH: `run` will stop before the round that exceeds it")
+        needed = math.ceil(account["planned_epsilon"] * 100) / 100
+        lines.append(
+            "  THE LIMIT IS NOT ENOUGH: `run` will stop before the round that exceeds it; all "
+            f"rounds need [data] budget_epsilon = {needed:g} in party.toml, at budget_delta = "
+            f"{account['delta']:g}"
+        )
+    if account["forgotten"]:
+        lines.append(
+            f"  BUDGET.SQLITE IS NOT COMPLETE: it lacks {account['forgotten']} release(s) that the "
+            "run folder's ledger holds; `run` will refuse (exit 4): restore it from a backup"
+        )
     return [*lines, "", privacy["sentence"]]
 
 

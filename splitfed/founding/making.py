@@ -29,6 +29,7 @@ from splitfed.config.faults import did_you_mean
 from splitfed.config.writing import federation_text, party_text, with_party, write_new
 from splitfed.errors import ConfigError, Fault, UserError
 from splitfed.founding.sources import Sources, count_units
+from splitfed.privacy.accounting import LARGEST_EPSILON, SMALLEST_EPSILON
 from splitfed.privacy.proposal import DELTA, EPSILON, usual_arguments, usual_terms
 
 FEDERATION, PARTY, SECRET = "federation.toml", "party.toml", "secret.json"
@@ -134,7 +135,9 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
     _check(text_for(newcomer.records or 1), newcomer, folder / FEDERATION)
     counted = _counted(newcomer, proposal, folder)
     assert counted.records is not None  # counted by now
-    return _write(folder, text_for(counted.records), counted, folder / FEDERATION)
+    text = text_for(counted.records)
+    _check(text, counted, folder / FEDERATION)  # delta against the number found
+    return _write(folder, text, counted, folder / FEDERATION)
 
 
 def join(folder: Path, received: Path, newcomer: Newcomer) -> Founded:
@@ -153,6 +156,7 @@ def join(folder: Path, received: Path, newcomer: Newcomer) -> Founded:
     text = received.read_text(encoding="utf-8")
     _check(text, newcomer, target)
     counted = _counted(newcomer, agreement, folder)
+    _check(text, counted, target)  # delta against the number found
     if not in_place and agreement.model.initial is not None:
         _bring_along(Path(agreement.model.initial.file), received, folder)
     return _write(folder, text, counted, target)
@@ -191,6 +195,10 @@ def _initial(
     model = initialise(proposal.factory, arguments, proposal.seed, folder=folder)
     patterns = None if proposal.shared is None else tuple(proposal.shared)
     split = split_model(model, shared=patterns)
+    if proposal.privacy != "none":
+        from splitfed.privacy.guards import check_model
+
+        check_model(model, split, proposal.privacy)
     start = shared_tensors(model, split)
     declared: Any = patterns if patterns is not None else getattr(model, "shared", ())
     return (declared,) if isinstance(declared, str) else tuple(declared), norm_bound(start)
@@ -200,9 +208,18 @@ def _known_mode(proposal: Proposal) -> None:
     if proposal.privacy in REFUSED:
         raise UserError(f"--privacy {proposal.privacy} {REFUSED[proposal.privacy]}")
     if proposal.privacy not in MODES:
+        near = did_you_mean(proposal.privacy, [mode for mode in MODES if mode != "none"])
         raise UserError(
-            f"--privacy {proposal.privacy}: no such mode{did_you_mean(proposal.privacy, MODES)}",
+            f"--privacy {proposal.privacy}: no such mode{near}",
             f"choose one of: {', '.join(MODES)}",
+        )
+    if proposal.epsilon is not None and not (
+        SMALLEST_EPSILON <= proposal.epsilon <= LARGEST_EPSILON
+    ):
+        raise UserError(
+            f"--epsilon {proposal.epsilon:g}",
+            f"choose {SMALLEST_EPSILON:g} to {LARGEST_EPSILON:g}: beyond, no accountant here "
+            "gives a figure that means anything",
         )
     if proposal.privacy == "none" and (proposal.epsilon or proposal.delta):
         raise UserError(

@@ -26,9 +26,12 @@ def check_model(model: nn.Module, split: Split, mode: str) -> None:
             statistics that are taken from the data, a shared buffer, or shared parameters that
             are all frozen. The layer or tensor is named.
     """
+    if mode in DP_SGD:  # "party-update" covers whatever happens inside
+        _no_mixing(model, split, mode)
     _no_shared_buffers(model, split)
-    if mode not in DP_SGD:
-        return  # the whole update is clipped and noised: whatever happens inside is covered
+
+
+def _no_mixing(model: nn.Module, split: Split, mode: str) -> None:
     for name, module in model.named_modules():
         if isinstance(module, _BATCH_NORMS):
             raise PrivacyError(

@@ -173,7 +173,8 @@ def mechanism_of(
             f"[privacy] epsilon = {privacy.epsilon:g}: {rounds} rounds with the noise that this "
             f"federation began with (sigma = {sigma:g}) cost {costs:.4f}",
             f"agree on epsilon = {math.ceil(costs * 100) / 100:g} or more on every side, or on "
-            "fewer rounds; noise that was already added cannot be changed",
+            "fewer rounds, and allow it in [data] budget_epsilon; noise that was added cannot be "
+            "changed",
         )
     return made
 

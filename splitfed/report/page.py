@@ -139,6 +139,14 @@ def time_slices(report: Report) -> list[Slice]:
     return [Slice(label, value, 100 * value / whole, c) for label, value, c in known]
 
 
+def sent_in_all(report: Report) -> int | None:
+    """Bytes on the wire over all rounds, also those before a restart; the counters of the last
+    process alone where no round was counted."""
+    rounds = [row.bytes_sent for row in report.history if row.bytes_sent is not None]
+    total, last = sum(rounds), report.traffic.wire_bytes_sent
+    return last if not rounds else max(total, last or 0)
+
+
 def overhead(payload: int | None, wire: int | None) -> str:
     """How much more crossed the socket than the tensors' own bytes: '+4.0 %'."""
     if not payload or wire is None:
@@ -192,6 +200,7 @@ def _environment() -> Environment:
         told_faults=words.faults,
         time_slices=time_slices,
         overhead=overhead,
+        sent_in_all=sent_in_all,
         total_bytes=total_bytes,
         label=words.label,
         dp_sgd=words.DP_SGD,

@@ -185,6 +185,7 @@ class Report(_Part, frozen=True, kw_only=True):
     outcome: str | None = None
     confirmed: bool | None = None
     ended_because: str | None = None
+    kept: str | None = None
 
 
 def clean(value: Any) -> Any:

@@ -229,7 +229,21 @@ def verdict_sentence(report: Report) -> str:
 
 
 def ending(report: Report) -> str:
-    """What the reader must know about how the run ended; "" when it ended as agreed."""
+    """What the reader must know about how the run ended and which model was saved; "" when it
+    ended as agreed and the federated one was."""
+    return " ".join(text for text in (_ended(report), _saved(report)) if text)
+
+
+def _saved(report: Report) -> str:
+    if report.kept != "local_only":
+        return ""
+    return (
+        "The model that was saved is the one trained alone: it was the better one on this party's "
+        "own validation images, whatever the test images say."
+    )
+
+
+def _ended(report: Report) -> str:
     if report.outcome in ("budget", "excluded"):
         stopped = {
             "budget": "Privacy budget spent",

@@ -139,7 +139,8 @@ class Mail:
                 self._folder.log("noticed", peer=event.peer, error=str(event.error))
             case Left():
                 self.left[event.peer] = event
-                self._progress.on_peer(event.peer, f"left ({event.reason})")
+                again = "; it must start `splitfed run` again" if event.reason == "failed" else ""
+                self._progress.on_peer(event.peer, f"left ({event.reason}){again}")
                 self._folder.log("left", peer=event.peer, reason=event.reason)
                 if event.reason == "alone" and event.closed < self._terms.rounds:
                     raise Violation(event.peer, "left the federation and goes on alone")

@@ -111,14 +111,17 @@ def agree(config: PartyConfig, *, noise_multiplier: float | None = None) -> Agre
         pretrained = load_initial(file, model.split.shared, federation.model.initial.digest)
         model = agree_on_model(module, shared, private, pretrained)
     records = {name: entry.records for name, entry in federation.parties.items()}
-    mechanism = mechanism_of(
-        federation.privacy,
-        rounds=federation.rounds,
-        records=records,
-        noise_multiplier=noise_multiplier,
-    )
-    if mechanism is not None:
-        check_model(module, model.split, mechanism.mode)
+    try:
+        mechanism = mechanism_of(
+            federation.privacy,
+            rounds=federation.rounds,
+            records=records,
+            noise_multiplier=noise_multiplier,
+        )
+        if mechanism is not None:
+            check_model(module, model.split, mechanism.mode)
+    except PrivacyError as error:
+        raise PrivacyError(f"{config.federation_path}: {error.message}", error.cure) from None
     pictures = federation.preprocessing
     terms = Terms(
         contract=federation.contract_digest,

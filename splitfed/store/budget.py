@@ -216,12 +216,13 @@ class Budget:
                 for entry in self._accounts.entries()
                 if entry.data_id == self.data_id and entry.digest is not None
             ]
-            if not opened:
+            # While nothing was spent, an account follows its data: a mistake costs nothing.
+            if not opened or (opened[-1] != digest and not self.debits()):
                 self._accounts.append(float(self._clock()), self.data_id, digest)
-            elif opened[0] != digest:
+            elif opened[-1] != digest:
                 raise DataError(
                     f"{self.path}: the account of data id {self.data_id} was opened for a data "
-                    f"set with digest {opened[0].hex()[:16]}, and the data now have digest "
+                    f"set with digest {opened[-1].hex()[:16]}, and the data now have digest "
                     f"{digest.hex()[:16]}",
                     "restore the data, or give the changed set a new [data] id; its spending "
                     "then starts at zero: for patients present in both sets the spending of "

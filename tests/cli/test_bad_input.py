@@ -227,3 +227,33 @@ def test_plan_sends_nothing_and_reads_no_image(shell: Shell, tmp_path: Path) -> 
     for picture in (tmp_path / "pictures").rglob("*.png"):
         picture.write_bytes(b"no picture")
     assert shell("plan", tmp_path / "a" / "party.toml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--epsilon", "1000"], "--epsilon 1000"),
+        (["--epsilon", "0.01"], "choose 0.05 to 50"),
+        (["--delta", "0.3"], "should be below 1/n = 1/4"),
+        (["--privacy", "nonsense"], "choose one of: dp-frozen, dp-all, party-update, none"),
+        (["--privacy", "dp-shared"], "one record changes the private layers"),
+        (["--privacy", "none", "--epsilon", "3"], "contradict --privacy none"),
+        (
+            ["--factory", "splitfed.models:ResNet18", "--arguments", 'norm = "batch"'],
+            "layer backbone.bn1 is a BatchNorm2d",
+        ),
+    ],
+)
+def test_init_refuses_privacy_that_cannot_be_kept_and_leaves_nothing(
+    shell: Shell, tmp_path: Path, flags: list[str], told: str
+) -> None:
+    write_pictures(tmp_path / "pictures", each=2)
+    answer = shell(
+        "init", tmp_path / "a", "--name", "trial", "--party", "a", "--data",
+        tmp_path / "pictures", *flags,
+    )  # fmt: skip
+    assert answer.code == 2
+    assert told in answer.error
+    assert 'did you mean "none"' not in answer.error
+    assert not (tmp_path / "a" / "secret.json").exists()
+    assert not (tmp_path / "a" / "federation.toml").exists()

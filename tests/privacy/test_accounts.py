@@ -216,12 +216,6 @@ def test_the_engine_asks_before_it_trains_not_after(tmp_path) -> None:
     assert debits(tmp_path) == ()
 
 
-def test_a_changed_data_set_under_the_same_id_is_refused(tmp_path) -> None:
-    opened(tmp_path).close()
-    with pytest.raises(DataError, match="scans"):
-        opened(tmp_path, digest=b"e" * 32)
-
-
 def test_an_account_that_forgot_a_release_of_the_folder_is_refused(tmp_path) -> None:
     town = Town(tmp_path, ["a", "b"])
     Accounts(town).start()
@@ -273,3 +267,19 @@ def test_debits_of_different_mechanisms_are_composed_together() -> None:
     assert together < sum(epsilon([spend], 1e-5) for spend in many)
     assert epsilon(many[::-1], 1e-5) == together
     assert FolderDiverged.exit_code == LedgerTampered.exit_code == 4
+
+
+def test_an_account_without_a_debit_follows_its_data(tmp_path) -> None:
+    """A run that was refused over its data has spent nothing: mending them needs no new id."""
+    opened(tmp_path).close()
+    opened(tmp_path, digest=b"e" * 32).close()
+    with opened(tmp_path, digest=b"f" * 32) as budget:
+        account(budget).debit(
+            b"t" * 32,
+            ReleaseRow(
+                release=b"1" * 32, round=1, kind="update", tensors=(), root=b"r" * 32, size=0
+            ),
+        )
+        assert budget.verify() == 4
+    with pytest.raises(DataError, match="scans"):
+        opened(tmp_path)

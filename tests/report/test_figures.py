@@ -105,3 +105,14 @@ def test_nothing_to_plot_is_no_plot() -> None:
     row = history_row(1, train_loss=None, validation_accuracy=None, bytes_sent=0, bytes_received=0)
     reports = {"a": validate(sample_report(history=[row]))}
     assert figures.learning_curves(reports) == figures.traffic(reports) == ""
+
+
+def test_what_was_sent_in_all_counts_the_rounds_before_a_restart() -> None:
+    """The counters in `traffic` are those of the last process."""
+    from splitfed.report.page import sent_in_all
+
+    report = sample_report(rounds=10)
+    last = {**report["traffic"], "wire_bytes_sent": 78_000}
+    restarted = validate({**report, "traffic": last})
+    assert sent_in_all(restarted) == sum(row["bytes_sent"] for row in report["history"])
+    assert sent_in_all(validate({**report, "history": []})) == 783_001

@@ -167,3 +167,9 @@ def test_shapes_and_bytes_of_tensors() -> None:
     kernel = validate(sample_report()).model.shared[3]
     assert words.shape(kernel) == "64 × 32 × 3 × 3"
     assert words.tensor_bytes(kernel) == 64 * 32 * 9 * 4
+
+
+def test_which_model_was_saved_is_said_where_it_is_not_the_federated_one() -> None:
+    saved = words.ending(validate(sample_report(kept="local_only")))
+    assert saved.startswith("The model that was saved is the one trained alone")
+    assert words.ending(validate(sample_report(kept="partial"))) == ""
