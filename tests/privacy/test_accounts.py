@@ -11,10 +11,18 @@ import msgspec
 import pytest
 import torch
 
-from splitfed.errors import BudgetExceeded, DataError, FolderDiverged, LedgerTampered
+from splitfed.errors import (
+    BudgetExceeded,
+    DataError,
+    FolderDiverged,
+    LedgerTampered,
+    PrivacyError,
+)
 from splitfed.privacy import Spend, epsilon
+from splitfed.run.party import _same_unit
 from splitfed.run.spending import Account, Limit, spends_of
 from splitfed.store import Budget, ReleaseRow, RunFolder
+from splitfed.transport.link import Link
 from tests.support.members import Town
 from tests.support.privacy import mechanism
 
@@ -283,3 +291,43 @@ def test_an_account_without_a_debit_follows_its_data(tmp_path) -> None:
         assert budget.verify() == 4
     with pytest.raises(DataError, match="scans"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("used", "now", "refused"),
+    [
+        ("record", "patient", True), ("patient", "record", True), ("record", "record", False),
+        ("party", "record", False), ("record", "party", False),
+    ],
+)  # fmt: skip
+def test_one_account_does_not_add_up_records_and_patients(tmp_path, used, now, refused) -> None:
+    row = ReleaseRow(release=b"1" * 32, round=1, kind="update", tensors=(), root=b"r" * 32, size=0)
+    with opened(tmp_path) as budget:
+        account(budget, unit=used).debit(b"t" * 32, row)
+        if refused:
+            with pytest.raises(PrivacyError, match=f"each {used}, this agreement protects each"):
+                _same_unit(mechanism(unit=now), budget)
+        else:
+            _same_unit(mechanism(unit=now), budget)
+        assert len(budget.debits()) == 1
+
+
+@pytest.mark.parametrize("mode", ["dp-frozen", "party-update"])
+def test_peers_are_told_steps_only_where_their_number_is_agreed(
+    tmp_path, monkeypatch, mode
+) -> None:
+    town, told = Town(tmp_path, ["a", "b"]), set()
+    status = Link.status
+
+    def heard(self, phase, round, step, steps):
+        if phase == "training":
+            told.add(steps)
+        status(self, phase, round, step, steps)
+
+    monkeypatch.setattr(Link, "status", heard)
+    for name in "ab":
+        terms = mechanism(mode, noise_multiplier=9.0)
+        town.start(name, spending=Account(mechanism=terms, party=name))
+    town.wait()
+    assert {town.endings[name].outcome for name in "ab"} == {"done"}
+    assert told == ({0, 1} if mode == "dp-frozen" else {0})  # the learner takes one step

@@ -172,6 +172,7 @@ def test_a_spent_budget_ends_the_run_with_4_and_leaves_a_usable_model(
     answer = shell("run", party)
     assert answer.code == 4
     assert "is not the file that paid for round 1" in answer.error
+    assert "BUDGET.SQLITE IS NOT COMPLETE: it lacks 1 release(s)" in shell("plan", party).out
     file.write_bytes(kept)
     shutil.rmtree(pair / "a" / "runs")
     assert "THE LIMIT IS NOT ENOUGH" in shell("plan", party).out
