@@ -11,9 +11,11 @@ import typer
 from splitfed import __version__
 from splitfed.cli.check import check
 from splitfed.cli.demo import demo
+from splitfed.cli.export import export
 from splitfed.cli.guard import INTERRUPTED, Debug, complain, guarded
 from splitfed.cli.init import init
 from splitfed.cli.plan import plan
+from splitfed.cli.predict import predict
 from splitfed.cli.results import evaluate, report
 from splitfed.cli.run import run
 from splitfed.cli.status import status
@@ -52,7 +54,7 @@ def _program(
     Debug.on = Debug.on or debug
 
 
-for command in (demo, init, plan, check, run, status, evaluate, report):
+for command in (demo, init, plan, check, run, status, evaluate, report, predict, export):
     app.command()(guarded(command))
 
 

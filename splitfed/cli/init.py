@@ -52,6 +52,23 @@ def init(
             "package.module:function."
         ),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Unlabelled images that every party holds, such as folder:reference: models are "
+            "fused by their outputs on them.",
+        ),
+    ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="distill (the default with --reference), average or ensemble (private layers "
+            "leave by consent), or none.",
+            show_default=False,
+        ),
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(help="Class names in the order to agree on: benign,malignant."),
@@ -88,7 +105,7 @@ def init(
     ] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(help="Privacy spent by all rounds together. Default: 8.", show_default=False),
+        typer.Option(help="Privacy spent by all that is sent. Default: 8.", show_default=False),
     ] = None,
     delta: Annotated[
         float | None,
@@ -137,11 +154,11 @@ def init(
         agreed = {
             "name": name, "classes": classes, "factory": factory, "arguments": arguments,
             "shared": shared, "rounds": rounds, "seed": seed, "channels": channels, "size": size,
-            "privacy": privacy, "epsilon": epsilon, "delta": delta,
+            "privacy": privacy, "epsilon": epsilon, "delta": delta, "fusion": fusion,
         }  # fmt: skip
         _not_mine(**agreed)
 
-    sources = founding.sources_of(str(data), folder)
+    sources = founding.sources_of(str(data), folder, reference)
     newcomer = founding.Newcomer(
         party=str(party), address=address, records=records, sources=sources, bind=bind
     )
@@ -161,6 +178,7 @@ def init(
         privacy=privacy or "dp-frozen",
         epsilon=epsilon,
         delta=delta,
+        fusion=fusion,
     )
     _tell_founded(founding.found(folder, proposal, newcomer), newcomer.party)
     return 0

@@ -28,9 +28,11 @@ ALSO_LEAVES = (
     "versions of splitfed and torch, my network address, the times and sizes of messages",
     "where the two agreements differ: the agreement itself (without addresses and paths)",
 )
+PRIVATE_STAYS = "private layers"
 NEVER_LEAVES = (
     "images, labels, file names",
-    "private layers, optimizer state, gradients",
+    PRIVATE_STAYS,
+    "optimizer state, gradients",
     "losses, accuracies, verdicts, the report",
     "party.toml and the secret keys",
 )
@@ -40,8 +42,9 @@ def plan(party_file: PartyFile, as_json: AsJson = False) -> int:
     """Show, offline, all that would leave this machine and all that stays.
 
     Every tensor with its name, shape, dtype and bytes; whatever else leaves; bytes a round;
-    and what privacy is promised. Nothing is sent and no image is read. The model is built to
-    know its tensors: its factory is code, and that code runs on this machine.
+    and what privacy is promised. Nothing is sent, and of all images only the unlabelled
+    reference set is read, where one is agreed on. The model is built to know its tensors: its
+    factory is code, and that code runs on this machine.
     """
     from splitfed.config import load_party
 
@@ -63,12 +66,13 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
     from splitfed.models import initialise
     from splitfed.privacy import sentence_of
     from splitfed.run.agreed import own_model
-    from splitfed.run.party import agree, begun_with, own_identity
+    from splitfed.run.agreement import agree, with_reference
+    from splitfed.run.party import begun_with, own_identity
     from splitfed.sharing import fingerprint
 
     own_identity(config)
-    begun = begun_with(config.folder / RUNS / config.party)
-    agreed = agree(config, noise_multiplier=begun)
+    config, _ = with_reference(config)
+    agreed = agree(config, begun=begun_with(config.folder / RUNS / config.party))
     split = agreed.model.split
     if config.model is not None:
         own = initialise(
@@ -80,10 +84,13 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         split = own_model(own, agreed.model, config.party)
     peers = list(config.peers)
     payload = agreed.terms.payload_bytes * len(peers)
+    fusion = _fusion(agreed, config.party)
     return {
         "party": config.party,
         "peers": peers,
         "factory": config.federation.model.factory,
+        "algorithm": config.federation.algorithm,
+        "others_factories": _others(config),
         "own_factory": None if config.model is None else config.model.factory,
         "shared": _rows(split.shared),
         "private": _rows(split.private),
@@ -91,14 +98,20 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "contract": agreed.terms.contract.hex(),
         "rounds": agreed.terms.rounds,
         "payload_bytes_per_round": payload,
-        "payload_bytes": payload * agreed.terms.rounds,
+        "payload_bytes": payload * agreed.terms.rounds
+        + (0 if fusion is None else fusion["bytes"] * fusion["times"]),
+        "fusion": fusion,
         "wire_bytes_per_round_at_most": payload * 102 // 100 + ROUND_BYTES * len(peers),
         "wire_bytes_per_connection_at_most": CONNECTION_BYTES,
         "also_leaves": list(ALSO_LEAVES),
-        "never_leaves": list(NEVER_LEAVES),
+        "never_leaves": [
+            text
+            for text in NEVER_LEAVES
+            if text != PRIVATE_STAYS or fusion is None or fusion["kind"] != "private"
+        ],
         "privacy": {
             **({"mode": "none"} if agreed.mechanism is None else agreed.mechanism.row()),
-            "sentence": sentence_of(agreed.mechanism),
+            "sentence": sentence_of(agreed.mechanism, agreed.terms.releases_private),
             "account": _account(config, agreed),
         },
     }
@@ -106,15 +119,22 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """The plan for a person."""
-    shared, private = plan["shared"], plan["private"]
+    shared, private, fusion = plan["shared"], plan["private"], plan["fusion"]
     peers = ", ".join(plan["peers"])
     lines = [
-        f"{plan['party']} with {peers}, {plan['rounds']} rounds of {plan['factory']}",
+        f"{plan['party']} with {peers}, {plan['rounds']} rounds of {plan['factory']}, algorithm "
+        f"{plan['algorithm']}",
         "",
         f"LEAVES every round, to {peers}: {len(shared)} tensors",
         _table(shared),
         "",
-        f"STAYS: {len(private)} tensors",
+        *(_fusion_lines(fusion, peers) if fusion else ()),
+        f"STAYS: {len(private)} tensors"
+        + (
+            "; they leave once, as said above"
+            if fusion is not None and fusion["kind"] == "private"
+            else ""
+        ),
         _table(private) if private else "  none: everything is shared",
         "",
         "ALSO LEAVES:",
@@ -135,13 +155,57 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     ]
     if plan["own_factory"]:
         lines.append(f"  and so was {plan['own_factory']}, your own private part")
+    for name, factory in plan["others_factories"].items():
+        lines.append(f"  and so was {factory}, with which {name}'s model is rebuilt here")
     return [*lines, "", *_privacy_lines(plan["privacy"])]
+
+
+def _fusion(agreed: Agreed, party: str) -> dict[str, Any] | None:
+    """What leaves for fusion; None where nothing does."""
+    from splitfed.rounds import UPDATE, plan
+
+    fusion, terms = agreed.fusion, agreed.terms
+    if fusion is None or terms.fusion is None:
+        return None
+    specs = terms.fusion.tensors[party]
+    return {
+        "method": fusion.method,
+        "kind": terms.fusion.kind,
+        "tensors": _rows(specs),
+        "times": sum(kind != UPDATE for kind in plan((), terms)),
+        "every": fusion.every,
+        "bytes": sum(spec.nbytes for spec in specs) * (len(terms.parties) - 1),
+        "reference_size": fusion.reference_size,
+        "reference_digest": fusion.reference_digest,
+    }
+
+
+def _fusion_lines(fusion: dict[str, Any], peers: str) -> list[str]:
+    when = "once, after the last round"
+    if fusion["every"] is not None:
+        when = f"after every {fusion['every']} rounds and the last, {fusion['times']} times in all"
+    what = (
+        f"class probabilities of {fusion['reference_size']} unlabelled reference images"
+        if fusion["kind"] == "outputs"
+        else "THE PRIVATE LAYERS, as [fusion] release_private = true in party.toml consents to"
+    )
+    return [f"LEAVES {when}, to {peers}: {what}", _table(fusion["tensors"]), ""]
+
+
+def _others(config: PartyConfig) -> dict[str, str]:
+    """Models of other parties that are built here."""
+    return {
+        name: entry.model.factory
+        for name, entry in sorted(config.federation.parties.items())
+        if entry.model is not None and name != config.party
+    }
 
 
 def _account(config: PartyConfig, agreed: Agreed) -> dict[str, Any] | None:
     """Where the data set's privacy account stands now, and what this federation would make
     of it; None under "none"."""
     from splitfed.privacy import epsilon
+    from splitfed.rounds import UPDATE
     from splitfed.run.party import limit_of
     from splitfed.run.spending import spends_of, standing
     from splitfed.store import BUDGET, Budget
@@ -152,11 +216,15 @@ def _account(config: PartyConfig, agreed: Agreed) -> dict[str, Any] | None:
     delta = agreed.mechanism.delta if limit is None else limit.delta
     debits = Budget.read(config.folder / BUDGET, config.data.id)
     run, released = _own_run(config)
-    own = sum(debit.run == run for debit in debits)
-    planned = agreed.mechanism.spend(max(agreed.terms.rounds - own, 0))
+    own = [debit.kind for debit in debits if debit.run == run]
+    updates = own.count(UPDATE)
+    planned = agreed.mechanism.spends(
+        max(agreed.terms.rounds - updates, 0),
+        max(agreed.mechanism.fusions - len(own) + updates, 0),
+    )
     return {
         **standing(config.data.id, debits, delta, limit),
-        "planned_epsilon": epsilon([*spends_of(debits), planned], delta),
+        "planned_epsilon": epsilon([*spends_of(debits), *planned], delta),
         "forgotten": len(released - {debit.release for debit in debits}),
     }
 

@@ -93,7 +93,7 @@ def _measured(folder: Path, party_file: Path, reported: dict[str, Any]) -> dict[
         )
     from splitfed.evaluation import predict, score
     from splitfed.models import initialise
-    from splitfed.run.party import load_data
+    from splitfed.run.agreement import load_data
     from splitfed.sharing import load_tensors
 
     model = config.model or config.federation.model

@@ -10,24 +10,30 @@ from splitfed.config.faults import parse
 from splitfed.config.federation import (
     AggregationConfig,
     FederationConfig,
-    FusionConfig,
     InitialConfig,
     ModelConfig,
     PreprocessingConfig,
     RosterEntry,
 )
+from splitfed.config.fusion import FusionConfig, OwnFusionConfig, ReferenceConfig
 from splitfed.config.load import file_digest, load_federation, load_party
 from splitfed.config.party import (
     DataConfig,
     DefenceConfig,
     FederatedTrainingConfig,
     LinkConfig,
-    OwnFusionConfig,
     OwnModelConfig,
     PartyConfig,
     TrainingConfig,
 )
-from splitfed.config.privacy import DP_SGD, MODES, NO_PRIVACY, REFUSED, PrivacyConfig
+from splitfed.config.privacy import (
+    DP_SGD,
+    MODES,
+    NO_PRIVACY,
+    NO_PRIVACY_FUSED,
+    REFUSED,
+    PrivacyConfig,
+)
 from splitfed.config.values import split_endpoint
 from splitfed.differences import differences
 
@@ -35,6 +41,7 @@ __all__ = [
     "DP_SGD",
     "MODES",
     "NO_PRIVACY",
+    "NO_PRIVACY_FUSED",
     "REFUSED",
     "AggregationConfig",
     "DataConfig",
@@ -50,6 +57,7 @@ __all__ = [
     "PartyConfig",
     "PreprocessingConfig",
     "PrivacyConfig",
+    "ReferenceConfig",
     "RosterEntry",
     "TrainingConfig",
     "canonical_json",

@@ -13,9 +13,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StringConstraints
 
+from splitfed.config.algorithm import Algorithm, algorithm_findings
 from splitfed.config.contract import canonical_json, digest_of
 from splitfed.config.faults import Finding, Section, across, did_you_mean, only
-from splitfed.config.privacy import DP_SGD, Count, Positive, PrivacyConfig
+from splitfed.config.fusion import Digest, FusionConfig
+from splitfed.config.privacy import DP_SGD, Count, Positive, PrivacyConfig, fusion_and_privacy
 from splitfed.config.values import (
     NAME_RULE,
     Address,
@@ -28,7 +30,6 @@ from splitfed.config.values import (
 )
 
 Text = Annotated[str, StringConstraints(min_length=1)]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Rule = Literal[
     "mean", "median", "trimmed-mean", "krum", "multi-krum", "bulyan", "geometric-median",
     "centred-clipping", "fltrust",
@@ -159,19 +160,15 @@ class AggregationConfig(Section):
     )
 
 
-class FusionConfig(Section):
-    """How the local models become one at the end."""
+class PartyModelConfig(Section):
+    """What the others build a party's private part with, where it is not the agreed one."""
 
-    method: Annotated[
-        Literal["none", "distill", "average", "ensemble"], AfterValidator(only("none"))
-    ] = Field(default="none", description='"none"')
-    reference: Any = Field(default=None, description="left out")
-    every: Any = Field(default=None, description="left out")
-
-    @across("method")
-    def none_reads_nothing(self) -> Iterator[Finding]:
-        for key in sorted(self.model_fields_set - {"method"}):
-            yield Finding(key, getattr(self, key), 'contradicts method = "none"; drop it')
+    factory: Factory = Field(
+        description='"package.module:Class", such as "splitfed.models:ThreeLayerCNN"'
+    )
+    arguments: Arguments = Field(
+        default_factory=dict, description="a table of the factory's keyword arguments"
+    )
 
 
 class RosterEntry(Section):
@@ -190,6 +187,11 @@ class RosterEntry(Section):
         '"tcp://hospital-a.example:7001" (leave it out where nobody can)',
     )
     records: Count = Field(description="the public number of training records, a whole number >= 1")
+    model: PartyModelConfig | None = Field(
+        default=None,
+        description="a table with factory and arguments: this party's own model, which the others "
+        'must be able to build under [fusion] method = "ensemble"',
+    )
 
 
 class FederationConfig(Section):
@@ -202,6 +204,11 @@ class FederationConfig(Section):
         "[] for regression"
     )
     seed: Seed = Field(description="a public whole number >= 0")
+    algorithm: Algorithm = Field(
+        default="fedper",
+        description='"fedper" (the shared layers are averaged), "fedavg" (all layers), "fedrep", '
+        '"fedbabu", "fedbn" or "lg-fedavg"',
+    )
     model: ModelConfig = Field(description="a [model] table with at least factory")
     preprocessing: PreprocessingConfig = Field(
         description="a [preprocessing] table with channels, size, mean and std"
@@ -213,13 +220,14 @@ class FederationConfig(Section):
         description='a [privacy] table with mode, such as mode = "dp-frozen"'
     )
     fusion: FusionConfig = Field(
-        default_factory=FusionConfig, description='a [fusion] table with method = "none"'
+        default_factory=FusionConfig,
+        description='a [fusion] table with method = "none", "distill", "average" or "ensemble"',
     )
     parties: Annotated[dict[Name, RosterEntry], Field(min_length=1)] = Field(
         description=f"one [parties.NAME] table for each party; NAME of {NAME_RULE}"
     )
 
-    CONTRACT_SCHEMA: ClassVar[int] = 2
+    CONTRACT_SCHEMA: ClassVar[int] = 3
 
     @across("classes")
     def classes_differ(self) -> Iterator[Finding]:
@@ -265,12 +273,41 @@ class FederationConfig(Section):
                 )
                 yield Finding("privacy.delta", delta, cure)
 
+    @across("algorithm", "privacy.mode", "model.shared", "model.private")
+    def algorithm_fits(self) -> Iterator[Finding]:
+        model = self.model
+        yield from algorithm_findings(
+            self.algorithm, self.privacy.mode, model.shared, model.private
+        )
+
     @across("privacy.mode", "model.public_head")
     def public_head_is_used(self) -> Iterator[Finding]:
         head = self.model.public_head
         if head is not None and self.privacy.mode != "dp-frozen":
             cure = f'is frozen under mode = "dp-frozen" alone, not "{self.privacy.mode}"; drop it'
             yield Finding("model.public_head", head, cure)
+
+    @across("fusion.method", "privacy.mode", "privacy.fusion_epsilon")
+    def fusion_keeps_the_promise(self) -> Iterator[Finding]:
+        yield from fusion_and_privacy(self.fusion, self.privacy)
+
+    @across("fusion.method", "classes")
+    def outputs_are_of_classes(self) -> Iterator[Finding]:
+        if self.fusion.method == "distill" and not self.classes:
+            cure = "exchanges class probabilities, and the agreement has no classes (regression)"
+            yield Finding("fusion.method", "distill", cure)
+
+    @across("fusion.method", "parties")
+    def models_are_built_by_others(self) -> Iterator[Finding]:
+        for name, entry in sorted(self.parties.items()):
+            model = getattr(entry, "model", None)
+            if model is not None and self.fusion.method != "ensemble":
+                cure = (
+                    'is read under [fusion] method = "ensemble" alone, not '
+                    f'"{self.fusion.method}"; '
+                    f"a different private part stands in {name}'s party.toml"
+                )
+                yield Finding(f"parties.{name}.model", model.factory, cure)
 
     @across("parties")
     def parties_differ(self) -> Iterator[Finding]:
@@ -317,7 +354,11 @@ class FederationConfig(Section):
         document["model"]["initial"] = None if initial is None else initial.digest
         document["aggregation"]["minimum_parties"] = self.minimum_parties
         document["parties"] = {
-            name: {"records": entry.records} for name, entry in self.parties.items()
+            name: {
+                "records": entry.records,
+                "model": None if entry.model is None else entry.model.model_dump(mode="json"),
+            }
+            for name, entry in self.parties.items()
         }
         ordered: dict[str, Any] = json.loads(canonical_json(document))
         return ordered

@@ -9,8 +9,10 @@ from typing import Any
 
 import blake3
 
+from splitfed.config.algorithm import ALGORITHMS
 from splitfed.config.faults import checked, did_you_mean, shown
 from splitfed.config.federation import FederationConfig
+from splitfed.config.fusion import RELEASES_PRIVATE
 from splitfed.config.party import DataConfig, PartyConfig, PartyFile, local_path
 from splitfed.config.privacy import DP_SGD, MODES
 from splitfed.errors import ConfigError, Fault
@@ -205,7 +207,9 @@ def _between(
     if loss == "mse" and isinstance(classes, list) and classes:
         cure = f'the agreement has {len(classes)} classes; use loss = "cross_entropy"'
         yield Fault(file, "training.loss", shown(loss), cure)
+    yield from _algorithm(raw, agreement, file)
     yield from _privacy(raw, agreement, file)
+    yield from _fusion(raw, agreement, file)
     bind = _table(raw, "link").get("bind")
     dialed = (
         not isinstance(name, str) or name not in parties or _table(parties, name).get("address")
@@ -213,6 +217,30 @@ def _between(
     if bind and not dialed:
         cure = f"{name} has no address in the agreement, so nobody dials it; drop bind"
         yield Fault(file, "link.bind", shown(bind), cure)
+
+
+def _algorithm(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
+    """Training keys that the agreed algorithm or privacy mode would never read."""
+    training = _table(raw, "training")
+    algorithm = agreement.get("algorithm", "fedper")
+    if "head_epochs" in training and algorithm in ALGORITHMS and algorithm != "fedrep":
+        cure = f'the agreed algorithm = "{algorithm}" trains no head apart ("fedrep" does); drop it'
+        yield Fault(file, "training.head_epochs", shown(training["head_epochs"]), cure)
+    mode = _table(agreement, "privacy").get("mode")
+    if training.get("proximal") and mode in DP_SGD:
+        cure = (
+            f'contradicts the agreed [privacy] mode = "{mode}", whose noised steps know no such '
+            "term; drop it"
+        )
+        yield Fault(file, "training.proximal", shown(training["proximal"]), cure)
+    factory = _table(raw, "model").get("factory")
+    if algorithm == "fedbabu" and factory is not None:
+        cure = (
+            'private layers that differ would pull the shared ones apart: algorithm = "fedbabu" '
+            "trains those against private layers that stay as they are; drop it, or agree on "
+            '"fedper"'
+        )
+        yield Fault(file, "model.factory", shown(factory), cure)
 
 
 def _privacy(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
@@ -239,3 +267,51 @@ def _privacy(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) ->
             'agree on [model] public_head = "pool-linear", which all parties then share towards'
         )
         yield Fault(file, "model.factory", shown(factory), cure)
+
+
+def _fusion(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
+    """What the agreed fusion needs of this party, and what it does not read."""
+    method = _table(agreement, "fusion").get("method", "none")
+    own, reference = _table(raw, "fusion"), _table(raw, "data").get("reference")
+    if method == "distill" and reference is None:
+        cure = (
+            'missing; the agreed [fusion] method = "distill" exchanges outputs on images that '
+            'every party holds, such as "folder:reference"; labels are not read'
+        )
+        yield Fault(file, "data.reference", "", cure)
+    elif method != "distill" and reference is not None:
+        cure = f'is not read under the agreed [fusion] method = "{method}"; drop it'
+        yield Fault(file, "data.reference", shown(reference), cure)
+    consent = own.get("release_private")
+    if method in RELEASES_PRIVATE and consent is not True:
+        cure = (
+            f'the agreed [fusion] method = "{method}" lets the private layers of every party '
+            "leave, once: set it to true if your institution consents, or agree on another method"
+        )
+        yield Fault(file, "fusion.release_private", shown(consent), cure)
+    elif method not in RELEASES_PRIVATE and consent:
+        cure = f'nothing private leaves under the agreed method = "{method}"; drop it'
+        yield Fault(file, "fusion.release_private", shown(consent), cure)
+    if method != "distill":
+        for key in sorted({"epochs", "weight"} & set(own)):
+            cure = f'is not read under the agreed [fusion] method = "{method}"; drop it'
+            yield Fault(file, f"fusion.{key}", shown(own[key]), cure)
+    model = _table(raw, "model")
+    if method == "average" and model:
+        cure = (
+            'private layers that differ cannot be averaged; agree on method = "distill" or '
+            '"ensemble", or drop [model]'
+        )
+        yield Fault(file, "model.factory", shown(model.get("factory")), cure)
+    if method == "ensemble":
+        name = raw.get("party")
+        entry = _table(_table(agreement, "parties"), name) if isinstance(name, str) else {}
+        known = _table(entry, "model")
+        for key, usual in (("factory", None), ("arguments", {})):
+            mine, theirs = model.get(key, usual), known.get(key, usual)
+            if mine != theirs:
+                cure = (
+                    f"the others build this model as [parties.{name}.model] {key} = "
+                    f"{shown(theirs)} of the agreement says; make both equal"
+                )
+                yield Fault(file, f"model.{key}", shown(mine), cure)

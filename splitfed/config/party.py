@@ -18,6 +18,7 @@ from splitfed.config.faults import (
     only,
 )
 from splitfed.config.federation import FederationConfig, RosterEntry, Seed, Text
+from splitfed.config.fusion import OwnFusionConfig
 from splitfed.config.privacy import Count, Positive
 from splitfed.config.values import NAME_RULE, Arguments, Bind, Factory, Name, is_factory
 
@@ -37,12 +38,6 @@ def _source(text: str) -> str:
 
 
 Source = Annotated[Text, AfterValidator(_source)]
-NO_FUSION = AfterValidator(
-    only(None, because="fusion, which reads it, is not built yet in this version")
-)
-NO_FUSION_CONSENT = AfterValidator(
-    only(False, because="fusion, which reads it, is not built yet in this version")
-)
 
 
 class LinkConfig(Section):
@@ -77,7 +72,9 @@ class DataConfig(Section):
     train: Source = Field(description=SOURCE_RULE)
     validation: Source = Field(description=SOURCE_RULE)
     test: Source = Field(description=SOURCE_RULE)
-    reference: Annotated[Source | None, NO_FUSION] = Field(default=None, description=SOURCE_RULE)
+    reference: Source | None = Field(
+        default=None, description=f"unlabelled images that every party holds: {SOURCE_RULE}"
+    )
     budget_epsilon: Positive | None = Field(
         default=None,
         description="the most that all runs on these data may spend together, a number above 0",
@@ -158,6 +155,16 @@ class TrainingConfig(OptimizerConfig):
     steps: Count | None = Field(
         default=None, description="local steps a round, a whole number >= 1 (or epochs instead)"
     )
+    head_epochs: Count = Field(
+        default=1,
+        description='under algorithm = "fedrep", the epochs of the private layers at the beginning '
+        "of a round, a whole number >= 1",
+    )
+    proximal: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="FedProx: how strongly the shared layers are held near the agreed ones while "
+        "they train, a number of 0 or more, best well below 1 / lr",
+    )
     fit_epochs: Annotated[int, Field(ge=0)] = Field(
         default=1,
         description="epochs that fit the private layers to the final shared tensors, >= 0",
@@ -196,14 +203,6 @@ class OwnModelConfig(Section):
     )
     arguments: Arguments = Field(
         default_factory=dict, description="a table of the factory's keyword arguments"
-    )
-
-
-class OwnFusionConfig(Section):
-    """My consent to what fusion may release."""
-
-    release_private: Annotated[bool, NO_FUSION_CONSENT] = Field(
-        default=False, description="true or false"
     )
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from splitfed.config.faults import ContradictionError, Finding, Section, across, only
+from splitfed.config.faults import ContradictionError, Finding, Section, across
+
+if TYPE_CHECKING:
+    from splitfed.config.fusion import FusionConfig
 
 NO_PRIVACY = (
     "NO PRIVACY GUARANTEE: the shared tensors leave as they were trained. Whoever sees them "
     "can learn about single training images. Images, labels and private layers stay."
 )
 """What is printed, word for word, wherever privacy mode "none" is used."""
+
+NO_PRIVACY_FUSED = (
+    "NO PRIVACY GUARANTEE: the shared tensors leave as they were trained, and after the last round "
+    "the private layers do too, by consent. Whoever sees them can learn about single training "
+    "images. Images and labels stay."
+)
+"""The same where [fusion] releases the private layers."""
 
 MODES = ("dp-frozen", "dp-all", "party-update", "none")
 DP_SGD = ("dp-frozen", "dp-all")
@@ -72,12 +82,11 @@ class PrivacyConfig(Section):
     unit: Literal["record", "patient", "party"] | None = Field(
         default=None, description='"record" or "patient" ("party" goes with "party-update" alone)'
     )
-    fusion_epsilon: Annotated[
-        Positive | None,
-        BeforeValidator(
-            only(None, because="fusion, which reads it, is not built yet in this version")
-        ),
-    ] = Field(default=None, description="a number above 0")
+    fusion_epsilon: Positive | None = Field(
+        default=None,
+        description='epsilon of the head whose outputs are shared under mode = "dp-frozen" with '
+        '[fusion] method = "distill", a number above 0; it is part of epsilon',
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -129,6 +138,17 @@ class PrivacyConfig(Section):
                     )
                     yield Finding(key, getattr(self, key), cure)
 
+    @across("epsilon", "fusion_epsilon")
+    def fusion_is_a_part(self) -> Iterator[Finding]:
+        if self.fusion_epsilon is None or self.epsilon is None:
+            return
+        if self.fusion_epsilon >= self.epsilon:
+            cure = (
+                f"should be below epsilon = {self.epsilon:g}, which covers the rounds and the "
+                "fusion together"
+            )
+            yield Finding("fusion_epsilon", self.fusion_epsilon, cure)
+
     @across("mode", "unit")
     def unit_fits(self) -> Iterator[Finding]:
         if self.mode in DP_SGD and self.unit == "party":
@@ -139,3 +159,37 @@ class PrivacyConfig(Section):
         if self.mode == "party-update" and self.unit not in (None, "party"):
             cure = 'contradicts mode = "party-update", which protects the whole party; drop it'
             yield Finding("unit", self.unit, cure)
+
+
+def fusion_and_privacy(fusion: FusionConfig, privacy: PrivacyConfig) -> Iterator[Finding]:
+    """What of [fusion] would break the promise of [privacy], and what of it is not read."""
+    method, mode = fusion.method, privacy.mode
+    paid = mode == "dp-frozen" and method == "distill"
+    if method != "none" and mode == "party-update":
+        cure = (
+            f'contradicts [privacy] mode = "{mode}": outputs and private layers of a model that '
+            'was trained without noise would not be covered; use method = "none"'
+        )
+        yield Finding("fusion.method", method, cure)
+    elif mode == "dp-frozen" and method in ("average", "ensemble"):
+        cure = (
+            'contradicts [privacy] mode = "dp-frozen": its private layers are fitted without '
+            'noise and must stay; use method = "distill", or mode = "dp-all"'
+        )
+        yield Finding("fusion.method", method, cure)
+    if paid and privacy.fusion_epsilon is None:
+        cure = (
+            'missing; under mode = "dp-frozen" outputs come from a head that is fitted with noise '
+            "for it: give the part of epsilon that it may spend, such as "
+            f"{(privacy.epsilon or 8) / 4:g}"
+        )
+        yield Finding("privacy.fusion_epsilon", None, cure)
+    if not paid and privacy.fusion_epsilon is not None and mode != "none":
+        cure = 'is read under mode = "dp-frozen" with [fusion] method = "distill" alone; drop it'
+        yield Finding("privacy.fusion_epsilon", privacy.fusion_epsilon, cure)
+    if fusion.every is not None and mode != "none":
+        cure = (
+            f'contradicts [privacy] mode = "{mode}": what is noised never learns from the personal '
+            "model, which begins after the last round; drop it"
+        )
+        yield Finding("fusion.every", fusion.every, cure)

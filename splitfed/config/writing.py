@@ -55,6 +55,11 @@ max_void_rounds = 3
 # Required, so that nobody shares without having chosen. "dp-frozen" and "dp-all" noise every
 # step of training, "party-update" every update; "none" is NO PRIVACY GUARANTEE.
 {privacy}
+[fusion]
+# What happens after the last round. "distill": every party computes class probabilities of
+# unlabelled images that all hold, and its model learns from the average. "average" and
+# "ensemble": the private layers leave, once, if every party consents. "none": nothing.
+{fusion}
 # One block a party, added by its own `splitfed init`. address: where the others can reach
 # it (one of the two is enough). records: its public number of training images.
 """
@@ -81,7 +86,7 @@ id = {id}
 train = {train}
 validation = {validation}
 test = {test}
-{budget}
+{reference}{budget}
 [training]
 {training}optimizer = "sgd"
 lr = 0.05
@@ -99,7 +104,12 @@ acceptance = {acceptance}
 """
 
 
+_FUSION_KEYS = {
+    "reference": "Those images, as [data] reference of every party.toml names them: no labels.",
+}
+
 _PRIVACY_KEYS = {
+    "fusion_epsilon": "The part of epsilon that pays for outputs ([fusion]).",
     "epsilon": "Of all rounds together; the noise follows from it (or noise_multiplier instead).",
     "max_grad_norm": "What is noised is clipped to this norm first.",
     "sample_rate": "Each record is in each step with this probability, by chance alone.",
@@ -136,11 +146,13 @@ def federation_text(
     std: Sequence[float],
     max_update_norm: float,
     privacy: Mapping[str, Any],
+    fusion: Mapping[str, Any],
 ) -> str:
     """A federation.toml without any party yet.
 
     Args:
         privacy: the keys of [privacy], in the order in which they are written.
+        fusion: those of [fusion].
     """
     return _FEDERATION.format(
         name=_toml(name),
@@ -155,12 +167,18 @@ def federation_text(
         mean=_toml(list(mean)),
         std=_toml(list(std)),
         max_update_norm=_toml(max_update_norm),
-        privacy="".join(
-            f"# {_PRIVACY_KEYS[key]}\n{key} = {_toml(value)}\n"
-            if key in _PRIVACY_KEYS
-            else f"{key} = {_toml(value)}\n"
-            for key, value in privacy.items()
-        ),
+        privacy=_lines(privacy, _PRIVACY_KEYS),
+        fusion=_lines(fusion, _FUSION_KEYS),
+    )
+
+
+def _lines(values: Mapping[str, Any], remarks: Mapping[str, str]) -> str:
+    """One line a key, with what there is to remark above it."""
+    return "".join(
+        f"# {remarks[key]}\n{key} = {_toml(value)}\n"
+        if key in remarks
+        else f"{key} = {_toml(value)}\n"
+        for key, value in values.items()
     )
 
 
@@ -212,6 +230,7 @@ def party_text(
     train: str,
     validation: str,
     test: str,
+    reference: str | None = None,
     bind: str | None = None,
     threads: int = 1,
     acceptance: bool = False,
@@ -240,6 +259,9 @@ def party_text(
         train=_toml(train),
         validation=_toml(validation),
         test=_toml(test),
+        reference=""
+        if reference is None
+        else f"# Unlabelled, and the same at every party.\nreference = {_toml(reference)}\n",
         threads=_toml(threads),
         budget=""
         if budget is None

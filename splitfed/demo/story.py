@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +73,7 @@ def make_parties(
             party=NAMES[index],
             address=address,
             records=RECORDS,
-            sources=sources_of(source, out),
+            sources=sources_of(source, out, reference=source),
             data_id="digits",
             acceptance=True,
         )
@@ -88,24 +91,19 @@ Scores = dict[str, dict[str, Any] | None]
 """A model's score on each party's test images, by party."""
 
 
-def reference(
-    files: Mapping[str, Path], rounds: int, progress: Progress, *, shared: Sequence[str] | str
-) -> Scores:
+def reference(files: Mapping[str, Path], rounds: int, *, shared: Sequence[str] | str) -> Scores:
     """The same setting without privacy and with ``shared`` averaged, in this process.
 
     Args:
         files: as :func:`make_parties` returned them.
-        progress: told of the first party's rounds.
         shared: "*" for plain federated averaging, or the layers that the agreement shares.
     """
     from splitfed.config import load_party
-    from splitfed.progress import Silent
-    from splitfed.run.party import load_data
+    from splitfed.run.agreement import load_data
     from splitfed.simulation import Federation, Party
 
     configs = {name: load_party(file) for name, file in files.items()}
-    first = next(iter(configs))
-    agreement = configs[first].federation
+    agreement = next(iter(configs.values())).federation
     parties = []
     for name, config in configs.items():
         data = load_data(config)
@@ -120,24 +118,74 @@ def reference(
         classes=agreement.classes,
         seed=agreement.seed,
         privacy="none",
-    ).simulate(parties, progress=lambda name: progress if name == first else Silent())
+    ).simulate(parties)
     # What that federation calls its own model is, with everything shared, plain averaging.
     return {name: report["evaluation"]["partial"] for name, report in reports.items()}
+
+
+def by_outputs(files: Mapping[str, Path], rounds: int) -> Scores:
+    """The same setting without any shared layer: trained alone, then learnt from the averaged
+    outputs, without noise."""
+    from splitfed.config import load_party
+    from splitfed.config.fusion import TEMPERATURE
+    from splitfed.models import initialise
+    from splitfed.run.agreement import load_data, with_reference
+    from splitfed.simulation import outputs_only
+
+    configs = {name: load_party(file) for name, file in files.items()}
+    first = next(iter(configs.values()))
+    agreement = first.federation
+    _, reference = with_reference(first)
+    assert reference is not None  # the demo's agreement names one
+    return outputs_only(
+        {name: load_data(config) for name, config in configs.items()},
+        initialise(agreement.model.factory, agreement.model.arguments, agreement.seed),
+        reference=reference,
+        settings={name: config.training for name, config in configs.items()},
+        fusing=first.fusion,
+        temperature=agreement.fusion.temperature or TEMPERATURE,
+        rounds=rounds,
+        classes=agreement.classes,
+        seed=agreement.seed,
+    )
 
 
 def references(
     files: Mapping[str, Path], rounds: int, progress: Callable[[str], Progress], *, privacy: str
 ) -> dict[str, Scores]:
-    """What the demo compares with, by key of the report's ``evaluation``: everything averaged
-    without privacy, and under noise also the same sharing without it."""
-    told = progress("full reference")
-    told.say("training the reference that averages everything, in this process")
-    found = {"full": reference(files, rounds, told, shared="*")}
+    """What the demo compares with, by key of the report's ``evaluation``: everything averaged,
+    and outputs alone shared, without privacy; and under noise also the same sharing without it.
+
+    Each in a process of its own, two at a time, as the parties were.
+    """
+    wanted: dict[str, tuple[str, Callable[[], Scores]]] = {
+        "full": (
+            "the reference that averages everything",
+            partial(reference, files, rounds, shared="*"),
+        ),
+        "outputs_only": (
+            "the reference that shares no layer, only outputs",
+            partial(by_outputs, files, rounds),
+        ),
+    }
     if privacy != "none":
-        told = progress("no-noise reference")
-        told.say("training the reference that shares the same layers without noise")
-        found["without_privacy"] = reference(files, rounds, told, shared=SHARED)
-    return found
+        wanted["without_privacy"] = (
+            "the reference that shares the same layers without noise",
+            partial(reference, files, rounds, shared=SHARED),
+        )
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=_alone) as pool:
+        running: dict[str, Future[Scores]] = {}
+        for key, (words, job) in wanted.items():
+            progress("references").say(f"training {words}")
+            running[key] = pool.submit(job)
+        return {key: future.result() for key, future in running.items()}
+
+
+def _alone() -> None:
+    """One thread a process: two that both take all cores only get in each other's way."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def combine(

@@ -5,14 +5,18 @@ Everything here reads a model and a party's own images; nothing of it leaves the
 
 from __future__ import annotations
 
+from splitfed.evaluation.metrics import ClassRow, Metrics, measure
 from splitfed.evaluation.predictions import Predictions, predict
 from splitfed.evaluation.scores import Score, score, wilson_interval
 from splitfed.evaluation.verdict import Verdict, paired_bootstrap
 
 __all__ = [
+    "ClassRow",
+    "Metrics",
     "Predictions",
     "Score",
     "Verdict",
+    "measure",
     "paired_bootstrap",
     "predict",
     "score",

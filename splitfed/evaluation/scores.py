@@ -1,12 +1,14 @@
-"""Accuracy with its uncertainty."""
+"""Accuracy with its uncertainty, and the figures beside it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 from splitfed.errors import Defect
+from splitfed.evaluation.metrics import Metrics, measure
 from splitfed.evaluation.predictions import Predictions
 
 
@@ -20,6 +22,7 @@ class Score:
         accuracy_low: lower end of the 95 % Wilson interval; None with ``accuracy``.
         accuracy_high: its upper end.
         loss: as in :class:`~splitfed.evaluation.Predictions`.
+        metrics: what the accuracy hides.
     """
 
     size: int
@@ -27,19 +30,21 @@ class Score:
     accuracy_low: float | None
     accuracy_high: float | None
     loss: float | None
+    metrics: Metrics
 
-    def row(self) -> dict[str, float | None]:
-        """The four figures as a report states them."""
+    def row(self) -> dict[str, Any]:
+        """The figures as a report states them: the four here, then those of ``metrics``."""
         return {
             "accuracy": self.accuracy,
             "accuracy_low": self.accuracy_low,
             "accuracy_high": self.accuracy_high,
             "loss": self.loss,
+            **self.metrics.row(),
         }
 
 
 def score(predictions: Predictions) -> Score:
-    """Accuracy with its 95 % interval, and loss. A regression's accuracy is None."""
+    """Accuracy with its 95 % interval, loss and metrics. A regression has its loss alone."""
     size, correct = len(predictions), predictions.correct
     if correct is None:
         return Score(
@@ -48,6 +53,7 @@ def score(predictions: Predictions) -> Score:
             accuracy_low=None,
             accuracy_high=None,
             loss=predictions.loss,
+            metrics=Metrics(),
         )
     right = int(correct.sum())
     low, high = wilson_interval(right, size)
@@ -57,6 +63,7 @@ def score(predictions: Predictions) -> Score:
         accuracy_low=low,
         accuracy_high=high,
         loss=predictions.loss,
+        metrics=measure(predictions),
     )
 
 

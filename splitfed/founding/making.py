@@ -27,7 +27,9 @@ from splitfed.config import (
 )
 from splitfed.config.faults import did_you_mean
 from splitfed.config.writing import federation_text, party_text, with_party, write_new
+from splitfed.data import Preprocessing
 from splitfed.errors import ConfigError, Fault, UserError
+from splitfed.founding.reference import check_reference, method_of, reference_of
 from splitfed.founding.sources import Sources, count_units
 from splitfed.privacy.accounting import LARGEST_EPSILON, SMALLEST_EPSILON
 from splitfed.privacy.proposal import DELTA, EPSILON, usual_arguments, usual_terms
@@ -67,7 +69,9 @@ class Proposal:
         arguments: the factory's; ``classes``, ``channels`` and ``size`` are filled in from
             the agreement where the factory takes them; under noise also tanh and GroupNorm.
         privacy: mode of [privacy].
-        epsilon: of all rounds together; None: the usual one. So is ``delta``.
+        epsilon: of all that is sent; None: the usual one. So is ``delta``.
+        fusion: "none", "distill", "average" or "ensemble"; None: "distill" where the sources
+            name a reference set and the mode allows it.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Proposal:
     privacy: str = "dp-frozen"
     epsilon: float | None = None
     delta: float | None = None
+    fusion: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +115,15 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
     arguments = complete_arguments(proposal, folder)
     shared, bound = _initial(proposal, arguments, folder)
     _known_mode(proposal)
+    reference = newcomer.sources.reference
+    method = method_of(
+        proposal.fusion, reference, privacy=proposal.privacy, classes=proposal.classes
+    )
+    fusion: dict[str, Any] = {"method": method}
+    if method == "distill":
+        assert reference is not None  # the method rests on it
+        digest, count = reference_of(reference, _preprocessing(proposal), proposal.classes, folder)
+        fusion["reference"] = {"digest": digest, "size": count}
     write = partial(
         federation_text,
         name=proposal.name,
@@ -124,11 +138,16 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
         mean=proposal.mean or (0.5,) * channels,
         std=proposal.std or (0.5,) * channels,
         max_update_norm=bound,
+        fusion=fusion,
     )
 
     def text_for(records: int) -> str:
         terms = usual_terms(
-            proposal.privacy, records=records, epsilon=proposal.epsilon, delta=proposal.delta
+            proposal.privacy,
+            records=records,
+            epsilon=proposal.epsilon,
+            delta=proposal.delta,
+            outputs=method == "distill",
         )
         return write(privacy=terms)
 
@@ -157,6 +176,7 @@ def join(folder: Path, received: Path, newcomer: Newcomer) -> Founded:
     _check(text, newcomer, target)
     counted = _counted(newcomer, agreement, folder)
     _check(text, counted, target)  # delta against the number found
+    check_reference(newcomer.sources.reference, agreement, folder, received)
     if not in_place and agreement.model.initial is not None:
         _bring_along(Path(agreement.model.initial.file), received, folder)
     return _write(folder, text, counted, target)
@@ -230,7 +250,9 @@ def _known_mode(proposal: Proposal) -> None:
 def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded:
     from splitfed.transport.keys import create_secret
 
-    agreed = parse(PrivacyConfig, tomllib.loads(text)["privacy"], str(target))
+    written = tomllib.loads(text)
+    agreed = parse(PrivacyConfig, written["privacy"], str(target))
+    distills = written.get("fusion", {}).get("method") == "distill"
     private, noised = agreed.mode != "none", agreed.mode in DP_SGD
     costs = (agreed.epsilon or EPSILON, agreed.delta or DELTA)
     usual = FederatedTrainingConfig()
@@ -242,6 +264,7 @@ def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded
         train=newcomer.sources.train,
         validation=newcomer.sources.validation,
         test=newcomer.sources.test,
+        reference=newcomer.sources.reference if distills else None,
         bind=newcomer.bind,
         acceptance=newcomer.acceptance,
         budget=costs if private else None,
@@ -302,17 +325,9 @@ def _check(text: str, newcomer: Newcomer, target: Path) -> None:
 def _counted(newcomer: Newcomer, agreement: Proposal | FederationConfig, folder: Path) -> Newcomer:
     if newcomer.records is not None:
         return newcomer
-    from splitfed.data import Preprocessing
-
     by_patient = False
     if isinstance(agreement, Proposal):
-        usual = (0.5,) * agreement.channels
-        preprocessing = Preprocessing(
-            channels=agreement.channels,
-            size=agreement.size,
-            mean=agreement.mean or usual,
-            std=agreement.std or usual,
-        )
+        preprocessing = _preprocessing(agreement)
     else:
         preprocessing = Preprocessing(**agreement.preprocessing.model_dump())
         by_patient = agreement.privacy.unit == "patient"
@@ -320,6 +335,16 @@ def _counted(newcomer: Newcomer, agreement: Proposal | FederationConfig, folder:
         newcomer.sources.train, preprocessing, agreement.classes, folder, by_patient=by_patient
     )
     return replace(newcomer, records=found)
+
+
+def _preprocessing(proposal: Proposal) -> Preprocessing:
+    usual = (0.5,) * proposal.channels
+    return Preprocessing(
+        channels=proposal.channels,
+        size=proposal.size,
+        mean=proposal.mean or usual,
+        std=proposal.std or usual,
+    )
 
 
 def _make(folder: Path) -> None:

@@ -21,15 +21,17 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where a party's three sets of images are, as they stand in party.toml."""
+    """Where a party's sets of images are, as they stand in party.toml; ``reference`` is None
+    where it holds none in common with the others."""
 
     train: str
     validation: str
     test: str
+    reference: str | None = None
 
 
-def sources_of(data: str, folder: Path) -> Sources:
-    """The three sources that one ``--data`` stands for; relative paths become absolute.
+def sources_of(data: str, folder: Path, reference: str | None = None) -> Sources:
+    """The sources that ``--data`` and ``--reference`` stand for; relative paths become absolute.
 
     ``folder:PATH`` means PATH/train, PATH/validation and PATH/test; a path without a scheme
     is taken for what is there. All other sources divide themselves into the three parts.
@@ -65,6 +67,8 @@ def sources_of(data: str, folder: Path) -> Sources:
         of = dict.fromkeys(PARTS, f"npz:{place}{question}{options}")
     else:
         of = dict.fromkeys(PARTS, data)
+    if reference is not None:
+        of["reference"] = _placed(reference, folder)
     sources = Sources(**of)
     parse(DataConfig, {"id": "images", **of}, "--data")
     return sources
@@ -106,6 +110,19 @@ def count_units(
         options={},
     )
     return len(set(images.groups)) if by_patient and images.groups else len(images)
+
+
+def _placed(source: str, folder: Path) -> str:
+    """A source with its path made to fit party.toml in ``folder``."""
+    if Path(source).is_dir():
+        source = f"folder:{source}"
+    elif Path(source).is_file() and source.endswith(".npz"):
+        source = f"npz:{source}"
+    scheme, _, rest = source.partition(":")
+    if scheme not in ("folder", "npz"):
+        return source
+    path, question, options = rest.partition("?")
+    return f"{scheme}:{_relative(Path(path).absolute(), folder)}{question}{options}"
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -67,9 +67,16 @@ def epsilon_rdp(spends: Iterable[Spend], delta: float) -> float:
     return _rdp(_history(spends), delta)
 
 
-def noise_for(target: float, delta: float, *, sample_rate: float, steps: int) -> float:
-    """The noise multiplier σ with which ``steps`` cost at most ``target`` at ``delta``,
-    rounded up to four decimals.
+def noise_for(
+    target: float,
+    delta: float,
+    *,
+    sample_rate: float,
+    steps: int,
+    beside: Iterable[Spend] = (),
+) -> float:
+    """The noise multiplier σ with which ``steps``, and what is spent ``beside`` them, cost at
+    most ``target`` at ``delta`` together; rounded up to four decimals.
 
     Raises:
         PrivacyError: no noise is enough, or target or δ is outside what can be accounted.
@@ -80,7 +87,7 @@ def noise_for(target: float, delta: float, *, sample_rate: float, steps: int) ->
             f"choose {SMALLEST_EPSILON} to {LARGEST_EPSILON:g}: beyond, no accountant here "
             "gives a figure that means anything",
         )
-    return _noise(target, delta, sample_rate, steps)
+    return _noise(target, delta, sample_rate, steps, tuple(beside))
 
 
 def _history(spends: Iterable[Spend]) -> tuple[tuple[float, float, int], ...]:
@@ -129,14 +136,17 @@ def _rdp(history: Sequence[tuple[float, float, int]], delta: float) -> float:
 
 
 @lru_cache(maxsize=256)
-def _noise(target: float, delta: float, sample_rate: float, steps: int) -> float:
+def _noise(
+    target: float, delta: float, sample_rate: float, steps: int, beside: tuple[Spend, ...]
+) -> float:
     def cost(sigma: float) -> float:
-        return _prv(((sigma, sample_rate, steps),), delta)
+        own = Spend(sample_rate=sample_rate, noise_multiplier=sigma, steps=steps)
+        return _prv(_history((own, *beside)), delta)
 
     from scipy.optimize import brentq
 
     # Rényi DP is cheap, a little above PRV, and brackets the search.
-    high = _noise_rdp(target, delta, sample_rate, steps)
+    high = _noise_rdp(target, delta, sample_rate, steps, beside)
     while (above := cost(high)) > target:
         high *= 2
         if high > LARGEST_NOISE:
@@ -157,17 +167,23 @@ def _noise(target: float, delta: float, sample_rate: float, steps: int) -> float
     return float(rounded)
 
 
-def _noise_rdp(target: float, delta: float, sample_rate: float, steps: int) -> float:
+def _noise_rdp(
+    target: float, delta: float, sample_rate: float, steps: int, beside: tuple[Spend, ...]
+) -> float:
     """A first guess: about the noise multiplier that reaches ``target`` by Rényi DP."""
+
+    def cost(sigma: float) -> float:
+        own = Spend(sample_rate=sample_rate, noise_multiplier=sigma, steps=steps)
+        return _rdp(_history((own, *beside)), delta)
+
     low, high = 0.0, 1.0
-    while high < LARGEST_NOISE and _rdp(((high, sample_rate, steps),), delta) > target:
+    while high < LARGEST_NOISE and cost(high) > target:
         low, high = high, 2 * high
     if high >= LARGEST_NOISE:  # its orders end too early for so small an ε
         return 1.0
     while high - low > 0.1 * high:
         middle = (low + high) / 2
-        above = _rdp(((middle, sample_rate, steps),), delta) > target
-        low, high = (middle, high) if above else (low, middle)
+        low, high = (middle, high) if cost(middle) > target else (low, middle)
     return high
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal
 
-from splitfed.config import NO_PRIVACY, PrivacyConfig
-from splitfed.errors import PrivacyError
+from splitfed.config import NO_PRIVACY, NO_PRIVACY_FUSED, PrivacyConfig
+from splitfed.errors import Defect, PrivacyError
 from splitfed.privacy.accounting import (
     ACCOUNTANT,
     LARGEST_EPSILON,
@@ -21,6 +21,9 @@ from splitfed.privacy.accounting import (
 
 Mode = Literal["dp-frozen", "dp-all", "party-update"]
 Unit = Literal["record", "patient", "party"]
+
+HEAD_ROUNDS = 4
+"""The head whose outputs are shared is fitted with as many noised steps as so many rounds have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,9 @@ class Mechanism:
         sample_rate: q of the Poisson sampling; 1 under "party-update".
         steps_per_round: noised steps of one round; 1 under "party-update".
         rounds: planned.
+        fusion: what one release of outputs costs where they are not free: the noised fit of
+            the head that makes them; None elsewhere.
+        fusions: planned releases of outputs that are paid for.
     """
 
     mode: Mode
@@ -48,6 +54,8 @@ class Mechanism:
     sample_rate: float
     steps_per_round: int
     rounds: int
+    fusion: Spend | None = None
+    fusions: int = 0
 
     @property
     def steps(self) -> int:
@@ -62,14 +70,42 @@ class Mechanism:
             steps=rounds * self.steps_per_round,
         )
 
-    def epsilon(self, rounds: int | None = None) -> float:
-        """ε of the releases of ``rounds`` rounds (None: all that are planned)."""
-        return epsilon([self.spend(self.rounds if rounds is None else rounds)], self.delta)
+    def spends(self, rounds: int | None = None, fusions: int | None = None) -> list[Spend]:
+        """What the releases of ``rounds`` rounds and ``fusions`` fusions cost (None: all that
+        are planned)."""
+        found = [self.spend(self.rounds if rounds is None else rounds)]
+        if self.fusion is not None:
+            count = self.fusions if fusions is None else fusions
+            found.append(replace(self.fusion, steps=count * self.fusion.steps))
+        return found
+
+    def epsilon(self, rounds: int | None = None, fusions: int | None = None) -> float:
+        """ε of the releases of ``rounds`` rounds and ``fusions`` fusions together."""
+        return epsilon(self.spends(rounds, fusions), self.delta)
+
+    @property
+    def head(self) -> Mechanism:
+        """The mechanism that fits the head whose outputs are released: one round of its own.
+
+        Raises:
+            Defect: no head is fitted under this agreement.
+        """
+        if self.fusion is None:
+            raise Defect(f"mode {self.mode} fits no head for fusion")
+        return replace(
+            self,
+            noise_multiplier=self.fusion.noise_multiplier,
+            sample_rate=self.fusion.sample_rate,
+            steps_per_round=self.fusion.steps,
+            rounds=1,
+            fusion=None,
+            fusions=0,
+        )
 
     @property
     def sentence(self) -> str:
         """What is promised to whom, and what is not, as every command prints it."""
-        costs, check = self.epsilon(), epsilon_rdp([self.spend(self.rounds)], self.delta)
+        costs, check = self.epsilon(), epsilon_rdp(self.spends(), self.delta)
         figures = f"({_rounded_up(costs)}, {self.delta:g})-DP"
         if self.mode == "party-update":
             return (
@@ -83,14 +119,28 @@ class Mechanism:
                 "hyperparameter tuning; earlier runs on these data unless listed."
             )
         return (
-            f"Everything this party sends in rounds 1-{self.rounds} is {figures} for each "
-            f"{self.unit} of this party (zero-out adjacency; Poisson q = {self.sample_rate:g}, "
-            f"sigma = {self.noise_multiplier:g}, C = {self.max_grad_norm:g}, {self.steps} planned "
-            f"steps; {ACCOUNTANT}, RDP cross-check {check:.2f}), against the other parties seeing "
-            "every message. Not covered: the personal model, its outputs and metrics on this "
-            "machine; n, q and the number of steps; the decision to leave and timing; properties "
-            "of the whole group; hyperparameter tuning; patients present in several institutions; "
-            "earlier runs on these data unless listed."
+            f"Everything this party sends in rounds 1-{self.rounds}{self._and_fusion} is {figures} "
+            f"for each {self.unit} of this party (zero-out adjacency; Poisson q = "
+            f"{self.sample_rate:g}, sigma = {self.noise_multiplier:g}, C = "
+            f"{self.max_grad_norm:g}, {self.steps} planned steps{self._head_words}; "
+            f"{ACCOUNTANT}, RDP cross-check {check:.2f}), against the other parties seeing every "
+            "message. Not covered: the personal model, its outputs and metrics on this machine; n, "
+            "q and the number of steps; the decision to leave and timing; properties of the whole "
+            "group; hyperparameter tuning; patients present in several institutions; earlier runs "
+            "on these data unless listed."
+        )
+
+    @property
+    def _and_fusion(self) -> str:
+        return "" if self.fusion is None else " and in the fusion"
+
+    @property
+    def _head_words(self) -> str:
+        if self.fusion is None:
+            return ""
+        return (
+            f", and {self.fusions * self.fusion.steps} of the head whose outputs are shared with "
+            f"sigma = {self.fusion.noise_multiplier:g}"
         )
 
     def row(self) -> dict[str, Any]:
@@ -99,7 +149,8 @@ class Mechanism:
             "mode": self.mode,
             "unit": self.unit,
             "epsilon": self.epsilon(),
-            "epsilon_rdp": epsilon_rdp([self.spend(self.rounds)], self.delta),
+            "epsilon_rdp": epsilon_rdp(self.spends(), self.delta),
+            "fusion_epsilon": None if self.fusion is None else epsilon([self.fusion], self.delta),
             "delta": self.delta,
             "noise_multiplier": self.noise_multiplier,
             "max_grad_norm": self.max_grad_norm,
@@ -116,6 +167,7 @@ def mechanism_of(
     rounds: int,
     records: Mapping[str, int],
     noise_multiplier: float | None = None,
+    fusions: int = 1,
 ) -> Mechanism | None:
     """The mechanism that an agreement names; None under "none".
 
@@ -128,6 +180,8 @@ def mechanism_of(
         records: public number of units (records, or patients) of each party.
         noise_multiplier: σ of a federation that is under way and was prolonged: it stays,
             and ``privacy.epsilon`` must be enough for it.
+        fusions: releases of outputs, planned and made, that ``privacy.fusion_epsilon`` pays for
+            each; more than one in a federation that was prolonged after its fusion.
 
     Raises:
         PrivacyError: δ ≥ 1/n for a party, an ε that the accountant cannot give, or a
@@ -142,6 +196,7 @@ def mechanism_of(
         _delta_is_small(privacy.delta, privacy.unit, records)
     steps_per_round = privacy.steps_per_round or 1
     sample_rate = privacy.sample_rate or 1.0
+    head = _head(privacy, sample_rate, steps_per_round)
     sigma = noise_multiplier or privacy.noise_multiplier
     if sigma is None:
         assert privacy.epsilon is not None  # exactly one of the two
@@ -150,6 +205,7 @@ def mechanism_of(
             privacy.delta,
             sample_rate=sample_rate,
             steps=rounds * steps_per_round,
+            beside=() if head is None else (replace(head, steps=fusions * head.steps),),
         )
     made = Mechanism(
         mode=privacy.mode,
@@ -160,6 +216,8 @@ def mechanism_of(
         sample_rate=sample_rate,
         steps_per_round=steps_per_round,
         rounds=rounds,
+        fusion=head,
+        fusions=0 if head is None else fusions,
     )
     costs = made.epsilon()
     if not costs <= LARGEST_EPSILON:
@@ -179,9 +237,25 @@ def mechanism_of(
     return made
 
 
-def sentence_of(mechanism: Mechanism | None) -> str:
-    """The sentence about what is promised, whatever the mode."""
-    return NO_PRIVACY if mechanism is None else mechanism.sentence
+def _head(privacy: PrivacyConfig, sample_rate: float, steps_per_round: int) -> Spend | None:
+    """What the noised fit of the head costs whose outputs are shared; None where none is."""
+    if privacy.fusion_epsilon is None:
+        return None
+    assert privacy.delta is not None  # the section checked itself
+    steps = HEAD_ROUNDS * steps_per_round
+    sigma = noise_for(privacy.fusion_epsilon, privacy.delta, sample_rate=sample_rate, steps=steps)
+    return Spend(sample_rate=sample_rate, noise_multiplier=sigma, steps=steps)
+
+
+def sentence_of(mechanism: Mechanism | None, releases_private: bool = False) -> str:
+    """The sentence about what is promised, whatever the mode.
+
+    Args:
+        releases_private: fusion lets the private layers leave as well.
+    """
+    if mechanism is not None:
+        return mechanism.sentence
+    return NO_PRIVACY_FUSED if releases_private else NO_PRIVACY
 
 
 def _rounded_up(value: float) -> str:

@@ -13,10 +13,18 @@ DELTA = 1e-5
 SAMPLE_RATE = 0.25
 STEPS_PER_ROUND = 8
 MAX_GRAD_NORM = 1.0
+FUSION_SHARE = 0.375
+"""Of epsilon for the outputs under "dp-frozen": by itself, 3 of 8; as ε adds up less than
+linearly, 7.25 are left for the rounds."""
 
 
 def usual_terms(
-    mode: str, *, records: int, epsilon: float | None = None, delta: float | None = None
+    mode: str,
+    *,
+    records: int,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    outputs: bool = False,
 ) -> dict[str, Any]:
     """The keys of [privacy] for ``mode``, in the order in which they are written.
 
@@ -24,6 +32,7 @@ def usual_terms(
         records: public number of units of the party that begins; δ is well below 1/n.
         epsilon: of all rounds together; None: 8.
         delta: None: 1e-5, less for more than 10,000 units.
+        outputs: whether outputs are shared for fusion.
     """
     if mode == "none":
         return {"mode": mode}
@@ -39,6 +48,8 @@ def usual_terms(
             "steps_per_round": STEPS_PER_ROUND,
             "unit": "record",
         }
+    if outputs and mode == "dp-frozen":
+        terms["fusion_epsilon"] = FUSION_SHARE * terms["epsilon"]
     return terms
 
 

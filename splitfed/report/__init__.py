@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from splitfed.report.console import console_table, plain_lines
 from splitfed.report.schema import Report, combine, validate
-from splitfed.report.words import verdict_sentence
+from splitfed.report.sentences import verdict_sentence
 from splitfed.report.writing import read_report, write_combined, write_report
 
 __all__ = [

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from splitfed.report import figures, guarantee, words
-from splitfed.report.schema import SETUPS, Report, ScoreRow, TensorRow
+from splitfed.report import classes, figures, fusion, guarantee, sentences, words
+from splitfed.report.rows import ScoreRow
+from splitfed.report.schema import SETUPS, Report, TensorRow
 
 ROUNDS_SHOWN = 12
 """A table of more rounds than this starts folded."""
@@ -44,6 +45,7 @@ class Model(NamedTuple):
     meaning: str
     row: ScoreRow | None
     chosen: bool
+    kept: bool
 
 
 class Scale(NamedTuple):
@@ -84,6 +86,7 @@ def models(report: Report, setups: Sequence[str] | None = None) -> list[Model]:
             words.meaning(report, key),
             getattr(report.evaluation, key),
             key == chosen,
+            key == words.kept(report),
         )
         for key in setups
     ]
@@ -96,6 +99,22 @@ def measured(reports: Mapping[str, Report]) -> list[str]:
         for key in SETUPS
         if any(getattr(report.evaluation, key) is not None for report in reports.values())
     ]
+
+
+def beyond_accuracy(reports: Mapping[str, Report]) -> bool:
+    """Whether any model has a figure beside accuracy and loss; older reports have none."""
+    rows = [getattr(report.evaluation, key) for report in reports.values() for key in SETUPS]
+    return any(
+        figure is not None
+        for row in rows
+        if row is not None
+        for figure in (row.balanced_accuracy, row.auroc, row.calibration_error)
+    )
+
+
+def two_classes(reports: Mapping[str, Report]) -> list[str]:
+    """The classes of which an AUROC can be asked for; [] where there are not exactly two."""
+    return next((r.classes for r in reports.values() if len(r.classes) == 2), [])
 
 
 def scale(reports: Mapping[str, Report]) -> Scale | None:
@@ -140,10 +159,11 @@ def time_slices(report: Report) -> list[Slice]:
 
 
 def sent_in_all(report: Report) -> int | None:
-    """Bytes on the wire over all rounds, also those before a restart; the counters of the last
-    process alone where no round was counted."""
+    """Bytes on the wire over all rounds, also those before a restart, and what was released for
+    fusion; the counters of the last process alone where no round was counted."""
     rounds = [row.bytes_sent for row in report.history if row.bytes_sent is not None]
-    total, last = sum(rounds), report.traffic.wire_bytes_sent
+    fused = report.fusion.payload_bytes if report.fusion else None
+    total, last = sum(rounds) + (fused or 0), report.traffic.wire_bytes_sent
     return last if not rounds else max(total, last or 0)
 
 
@@ -171,6 +191,9 @@ def _render(template: str, reports: Mapping[str, Report], **more: Any) -> str:
         traffic_plot=Markup(figures.traffic(reports)),
         setups=measured(reports),
         scale=scale(reports),
+        beyond=beyond_accuracy(reports),
+        binary=two_classes(reports),
+        joined=any(fusion.agreed(report) for report in reports.values()),
         **more,
     )
 
@@ -195,16 +218,20 @@ def _environment() -> Environment:
         environment.filters[helper.__name__] = helper
     environment.globals.update(
         models=models,
-        verdict=words.verdict,
-        ending=words.ending,
-        told_faults=words.faults,
+        verdict=sentences.verdict,
+        ending=sentences.ending,
+        told_faults=sentences.faults,
         time_slices=time_slices,
         overhead=overhead,
         sent_in_all=sent_in_all,
         total_bytes=total_bytes,
         label=words.label,
+        subject=words.subject,
+        kept=words.kept,
         dp_sgd=words.DP_SGD,
         guarantee=guarantee,
+        fusion=fusion,
+        by_class=classes.by_class,
         dash=words.NONE,
         rounds_shown=ROUNDS_SHOWN,
         tensors_shown=TENSORS_SHOWN,

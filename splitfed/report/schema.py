@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from splitfed.errors import Defect
+from splitfed.report.rows import FusionPart, Part, ScoreRow
 
 SETUPS = (
     "local_only", "partial", "federated", "without_privacy", "full", "outputs_only", "fused",
@@ -20,11 +21,7 @@ SETUPS = (
 """The models a report can compare, in the order they are shown."""
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a report; keys it does not know are let through."""
-
-
-class TensorRow(_Part, frozen=True, kw_only=True):
+class TensorRow(Part, frozen=True, kw_only=True):
     """One tensor of the model."""
 
     name: str
@@ -32,7 +29,7 @@ class TensorRow(_Part, frozen=True, kw_only=True):
     dtype: str
 
 
-class ModelPart(_Part, frozen=True, kw_only=True):
+class ModelPart(Part, frozen=True, kw_only=True):
     """Which tensors travelled and which stayed."""
 
     factory: str
@@ -42,22 +39,7 @@ class ModelPart(_Part, frozen=True, kw_only=True):
     private_parameters: int
 
 
-class ScoreRow(_Part, frozen=True, kw_only=True):
-    """One model on the party's own test images; the interval is Wilson's at 95 %."""
-
-    accuracy: float | None
-    accuracy_low: float | None
-    accuracy_high: float | None
-    loss: float | None
-
-    def __post_init__(self) -> None:
-        found = (self.accuracy_low, self.accuracy, self.accuracy_high)
-        known = [value for value in found if value is not None]
-        if known and (len(known) < 3 or not 0 <= known[0] <= known[1] <= known[2] <= 1):
-            raise ValueError(f"accuracy {self.accuracy} with interval {found[0]}..{found[2]}")
-
-
-class EvaluationPart(_Part, frozen=True, kw_only=True):
+class EvaluationPart(Part, frozen=True, kw_only=True):
     """Every model that was measured on ``test_size`` images, the same for all."""
 
     test_size: int | None
@@ -70,7 +52,7 @@ class EvaluationPart(_Part, frozen=True, kw_only=True):
     without_privacy: ScoreRow | None = None
 
 
-class VerdictPart(_Part, frozen=True, kw_only=True):
+class VerdictPart(Part, frozen=True, kw_only=True):
     """Whether federation helped; ``low`` and ``high`` bound accuracy(compared) -
     accuracy(local_only) at 95 % by the paired bootstrap."""
 
@@ -80,7 +62,7 @@ class VerdictPart(_Part, frozen=True, kw_only=True):
     high: float
 
 
-class HistoryRow(_Part, frozen=True, kw_only=True):
+class HistoryRow(Part, frozen=True, kw_only=True):
     """One closed round."""
 
     round: int
@@ -96,7 +78,7 @@ class HistoryRow(_Part, frozen=True, kw_only=True):
     local_only_validation_accuracy: float | None = None
 
 
-class TrafficPart(_Part, frozen=True, kw_only=True):
+class TrafficPart(Part, frozen=True, kw_only=True):
     """Bytes of the whole run; wire = as counted on the socket."""
 
     payload_bytes_sent: int | None
@@ -105,7 +87,7 @@ class TrafficPart(_Part, frozen=True, kw_only=True):
     wire_bytes_received: int | None
 
 
-class TimePart(_Part, frozen=True, kw_only=True):
+class TimePart(Part, frozen=True, kw_only=True):
     """Where the seconds went."""
 
     wall_s: float | None
@@ -117,7 +99,7 @@ class TimePart(_Part, frozen=True, kw_only=True):
     evaluate_s: float | None
 
 
-class AccountPart(_Part, frozen=True, kw_only=True):
+class AccountPart(Part, frozen=True, kw_only=True):
     """Where the privacy account of the data set stands after this run."""
 
     data_id: str
@@ -126,10 +108,10 @@ class AccountPart(_Part, frozen=True, kw_only=True):
     budget_epsilon: float | None
     releases: int
     runs: int
-    units: list[str] = []
+    units: list[str] = msgspec.field(default_factory=list)
 
 
-class PrivacyPart(_Part, frozen=True, kw_only=True):
+class PrivacyPart(Part, frozen=True, kw_only=True):
     """What is promised about the training images, and the sentence that says so."""
 
     mode: str
@@ -147,7 +129,7 @@ class PrivacyPart(_Part, frozen=True, kw_only=True):
     account: AccountPart | None = None
 
 
-class Rejection(_Part, frozen=True, kw_only=True):
+class Rejection(Part, frozen=True, kw_only=True):
     """An update or a vote that was refused, whose it was, and why."""
 
     round: int
@@ -155,7 +137,7 @@ class Rejection(_Part, frozen=True, kw_only=True):
     reason: str
 
 
-class FaultsPart(_Part, frozen=True, kw_only=True):
+class FaultsPart(Part, frozen=True, kw_only=True):
     """What went wrong on the way."""
 
     reconnects: int
@@ -164,7 +146,7 @@ class FaultsPart(_Part, frozen=True, kw_only=True):
     rejected: list[Rejection]
 
 
-class Report(_Part, frozen=True, kw_only=True):
+class Report(Part, frozen=True, kw_only=True):
     """report.json of one party."""
 
     schema: Literal[1]
@@ -186,6 +168,7 @@ class Report(_Part, frozen=True, kw_only=True):
     confirmed: bool | None = None
     ended_because: str | None = None
     kept: str | None = None
+    fusion: FusionPart | None = None
 
 
 def clean(value: Any) -> Any:

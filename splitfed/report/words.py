@@ -1,11 +1,12 @@
-"""Figures as people read them, and the sentences that say what a report means."""
+"""Names of the models, and figures as people read them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal
-from typing import NamedTuple
 
-from splitfed.report.schema import Report, ScoreRow, TensorRow
+from splitfed.report.rows import FusionPart, ScoreRow
+from splitfed.report.schema import Report, TensorRow
 from splitfed.types import ITEM_BYTES
 
 NONE = "–"
@@ -26,10 +27,22 @@ MEANINGS = {
     "federated": "what the federation trains, without anybody's private fitting",
     "without_privacy": "reference: the same sharing without noise",
     "full": "reference: plain federated averaging of the whole model",
-    "outputs_only": "reference: distilled from outputs only",
+    "outputs_only": "reference: local models, nothing shared but outputs",
     "fused": "private layers joined at the end",
 }
-COMPARED = {"partial": "the federated model", "fused": "the fused model"}
+FUSED = {
+    "none": "no fusion was agreed",
+    "distill": "own model after learning from all parties' averaged outputs on the reference "
+    "images",
+    "average": "private layers of all parties matched and averaged",
+    "ensemble": "predictions of all parties' models averaged",
+}
+"""What the fused model is, by the method of fusion."""
+SUBJECTS = {
+    "local_only": "the model trained alone",
+    "partial": "the federated model",
+    "fused": "the fused model",
+}
 
 DP_SGD = ("dp-frozen", "dp-all")
 """Modes whose own model is made beside the noised one; elsewhere they are the same."""
@@ -52,16 +65,35 @@ def meaning(report: Report, key: str) -> str:
         )
     if key == "partial" and mode == "party-update":
         return "noised updates of the shared layers averaged, private layers its own"
-    if key == "full" and mode != "none":
+    if key in ("full", "outputs_only") and mode != "none":
         return f"{MEANINGS[key]}, without noise"
+    if key == "fused" and report.fusion is not None:
+        return _fused(report, report.fusion)
     return MEANINGS[key]
 
 
-def subject(report: Report, compared: str) -> str:
-    """The model that a sentence speaks of."""
-    if compared == "partial" and report.privacy.mode in DP_SGD:
+def _fused(report: Report, fusion: FusionPart) -> str:
+    told = FUSED[fusion.method]
+    if report.privacy.mode in DP_SGD:
+        told = told.replace("own model", "personal model")
+    return f"{told}, released with noise" if fusion.epsilon else told
+
+
+def subject(report: Report, key: str) -> str:
+    """The model that a sentence speaks of; a name it does not know is left as it is."""
+    if key == "partial" and report.privacy.mode in DP_SGD:
         return "the personal model"
-    return COMPARED[compared]
+    return SUBJECTS.get(key, key)
+
+
+def kept(report: Report) -> str | None:
+    """The model that the party saved; None where the report does not say."""
+    return report.kept or (report.fusion.kept if report.fusion else None)
+
+
+def class_name(report: Report, index: int) -> str:
+    """The class as the agreement calls it; its number where the agreement has no such class."""
+    return report.classes[index] if index < len(report.classes) else f"class {index}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -116,6 +148,11 @@ def power(value: float | None, digits: int = 3) -> str:
     return ten if front == 1 else f"{front.normalize():f} × {ten}"
 
 
+def listed(names: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def count(value: int | None) -> str:
     """1234567 -> '1,234,567'."""
     return NONE if value is None else f"{value:,}"
@@ -158,138 +195,3 @@ def tensor_bytes(tensor: TensorRow) -> int | None:
     for extent in tensor.shape:
         total = None if total is None else total * extent
     return total
-
-
-class Verdict(NamedTuple):
-    """The answer in words: a headline and what it rests on."""
-
-    kind: str  # "helped", "not-helped", "undecided" or "none": for colours, never alone
-    headline: str
-    reason: str
-
-
-def verdict(report: Report) -> Verdict:
-    """The verdict in plain words. Success and failure are told in the same tone."""
-    found, evaluation = report.verdict, report.evaluation
-    alone = evaluation.local_only
-    other = None if found is None else getattr(evaluation, found.compared)
-    if (
-        found is None
-        or alone is None
-        or other is None
-        or alone.accuracy is None
-        or other.accuracy is None
-    ):
-        return Verdict("none", "There is no verdict", _no_verdict(report))
-    gain = other.accuracy - alone.accuracy
-    who = subject(report, found.compared)
-    if abs(gain) < 0.0005:
-        compared = f"{who} is right as often as the model trained alone"
-    else:
-        more = "more" if gain > 0 else "less"
-        compared = (
-            f"{who} is right {points(abs(gain)).lstrip('+')} percentage points {more} often "
-            "than the model trained alone"
-        )
-    where = f"On {report.party}'s own {count(evaluation.test_size)} test images "
-    bounds = f" (95 % interval of the difference: {points(found.low)} to {points(found.high)})"
-    if found.answer == "helped":
-        return Verdict("helped", "Federation helped you", f"{where}{compared}{bounds}.")
-    if found.answer == "did not help":
-        return Verdict("not-helped", "Federation did not help you", f"{where}{compared}{bounds}.")
-    return Verdict(
-        "undecided",
-        "Undecided whether federation helped you",
-        f"{where}{compared}{bounds}: too little to tell from chance with these images.",
-    )
-
-
-def _no_verdict(report: Report) -> str:
-    evaluation = report.evaluation
-    if evaluation.partial is None:
-        return "No test images were evaluated."
-    if evaluation.partial.accuracy is None:
-        loss = number(evaluation.partial.loss, 4)
-        losses = f"{subject(report, 'partial')}'s test loss is {loss}"
-        if evaluation.local_only is not None:
-            losses += f", that of the model trained alone {number(evaluation.local_only.loss, 4)}"
-        return f"A regression has no accuracy to compare; {losses}."
-    if evaluation.local_only is None:
-        return (
-            "The model trained alone was not measured, so there is nothing to compare with. "
-            "Set [defence] acceptance = true in party.toml to train it alongside."
-        )
-    return "The two models were not compared on the same images."
-
-
-def verdict_sentence(report: Report) -> str:
-    """The verdict as one line for a terminal."""
-    said = verdict(report)
-    return f"{said.headline}. {said.reason}"
-
-
-def ending(report: Report) -> str:
-    """What the reader must know about how the run ended and which model was saved; "" when it
-    ended as agreed and the federated one was."""
-    return " ".join(text for text in (_ended(report), _saved(report)) if text)
-
-
-def _saved(report: Report) -> str:
-    if report.kept != "local_only":
-        return ""
-    return (
-        "The model that was saved is the one trained alone: it was the better one on this party's "
-        "own validation images, whatever the test images say."
-    )
-
-
-def _ended(report: Report) -> str:
-    if report.outcome in ("budget", "excluded"):
-        stopped = {
-            "budget": "Privacy budget spent",
-            "excluded": "Stopped, because this party's own updates were refused",
-        }
-        because = report.ended_because or ""
-        told = [
-            stopped[report.outcome],
-            because[:1].upper() + because[1:],
-            f"{len(report.history)} of {report.rounds} rounds took place; the model so far was "
-            "fitted, measured and kept",
-        ]
-        return " ".join(f"{text}." for text in told if text)
-    if report.outcome == "alone" or any(row.outcome == "alone" for row in report.history):
-        alone = sum(row.outcome == "alone" for row in report.history)
-        why = f": {report.ended_because}" if report.ended_because else ""
-        return f"Finished alone{why}. {_rounds(alone)} trained without any exchange."
-    if report.confirmed is False:
-        return (
-            "Not every peer has confirmed the last round. Run again later: nothing is trained, "
-            "and peers get what they miss."
-        )
-    return ""
-
-
-def _rounds(amount: int) -> str:
-    return f"{amount} round was" if amount == 1 else f"{amount} rounds were"
-
-
-def faults(report: Report) -> list[str]:
-    """Faults as sentences; a quiet run has none."""
-    found = report.faults
-    told = []
-    if found.reconnects:
-        told.append(f"The connection broke and came back {_times(found.reconnects)}.")
-    if found.resumes:
-        told.append(
-            f"An interrupted transfer went on where it had stopped {_times(found.resumes)}."
-        )
-    if found.void_rounds:
-        told.append(
-            f"{_rounds(found.void_rounds)} void: an update was refused, and everybody kept the "
-            "shared layers of the round before."
-        )
-    return told
-
-
-def _times(amount: int) -> str:
-    return {1: "once", 2: "twice"}.get(amount, f"{amount} times")

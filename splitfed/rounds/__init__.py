@@ -5,22 +5,26 @@ from __future__ import annotations
 from splitfed.rounds.ending import Ending
 from splitfed.rounds.engine import Engine
 from splitfed.rounds.entrance import Entrance
-from splitfed.rounds.gates import UPDATE, admit, release
+from splitfed.rounds.gates import admit, release
 from splitfed.rounds.learner import Learner, Trained
+from splitfed.rounds.schedule import plan, trained
 from splitfed.rounds.spending import Spending, Unaccounted
-from splitfed.rounds.terms import Terms, run_id
+from splitfed.rounds.terms import UPDATE, FusionTerms, Terms, run_id
 
 __all__ = [
     "UPDATE",
     "Ending",
     "Engine",
     "Entrance",
+    "FusionTerms",
     "Learner",
     "Spending",
     "Terms",
     "Trained",
     "Unaccounted",
     "admit",
+    "plan",
     "release",
     "run_id",
+    "trained",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,9 +24,12 @@ class Ending:
         confirmed: every peer is known to have closed the last round too.
         reason: why alone; empty otherwise.
         shared: g of the last closed round.
+        received: what the last fusion brought: each admitted party's outputs or private layers,
+            the own included; None without fusion, or where it came to nothing.
     """
 
     outcome: Literal["done", "alone", "excluded", "budget"]
     confirmed: bool
     reason: str
     shared: Tensors
+    received: Mapping[str, Tensors] | None = None

@@ -18,25 +18,23 @@ from splitfed.errors import Defect, OwnUpdatesExcluded
 from splitfed.progress import Progress
 from splitfed.rounds.ending import EXCLUDED_CURE, Ending
 from splitfed.rounds.entrance import Entrance
-from splitfed.rounds.gates import Release, Signer, admit, check_finite, release
+from splitfed.rounds.gates import Release, Signer, check_finite, release
 from splitfed.rounds.learner import Learner, Trained
 from splitfed.rounds.mail import Mail
-from splitfed.rounds.recovery import (
-    check_checkpoint,
-    greeting_now,
-    recalled,
-    released_earlier,
-    under,
-)
+from splitfed.rounds.place import Place
+from splitfed.rounds.recovery import fused_digest, greeting_now, released_earlier
 from splitfed.rounds.spending import Spending, Unaccounted
-from splitfed.rounds.terms import Terms
+from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.timing import RoundClock
 from splitfed.rounds.vote import Vote, encode_vote
 from splitfed.rounds.waiting import GoAlone, Waiting
-from splitfed.store import Checkpoint, RunFolder
+from splitfed.store import RunFolder
 from splitfed.tensors import Tensors, digest
 from splitfed.transport.events import Greeting, Outcome, vote_message
 from splitfed.transport.link import Link
+
+_WORDS = {UPDATE: "update", "outputs": "outputs", "private": "private layers"}
+"""How each kind of exchange is called on the screen."""
 
 CONFIRM_WITHIN = 60.0
 """Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
@@ -78,11 +76,8 @@ class Engine:
     clock: Callable[[], float] = time.monotonic
     confirm_within: float = CONFIRM_WITHIN
     rejected: list[dict[str, Any]] = field(default_factory=list)
-    _g: Tensors = field(init=False)
-    _closed: int = field(init=False, default=0)
-    _outcome: Outcome = field(init=False, default="")
-    _trained: Trained | None = field(init=False, default=None)
-    _voids: int = field(init=False, default=0)
+    _place: Place = field(init=False)
+    _noted: int = field(init=False, default=0)
     _alone: str = field(init=False, default="")
     _mail: Mail = field(init=False)
     _times: RoundClock = field(init=False)
@@ -96,8 +91,8 @@ class Engine:
         """
         self._times = RoundClock(self.clock)
         self._resume()
-        if self.folder.confirmed and self._closed >= self.terms.rounds:
-            return Ending(outcome="done", confirmed=True, reason="", shared=self._g)
+        if self.folder.confirmed and not self._place.next:
+            return self._done(confirmed=True)
         if not self._alone:
             try:
                 return self._federate()
@@ -109,8 +104,8 @@ class Engine:
 
     @property
     def closed(self) -> int:
-        """The last closed round; 0 before the first."""
-        return self._closed
+        """Number of the last closed exchange; 0 before the first."""
+        return self._place.closed
 
     # --- the whole of it ---------------------------------------------------------------
 
@@ -134,46 +129,47 @@ class Engine:
             clock=self.clock,
         )
         self._greet()
-        self._open(self._closed + 1)
+        self._open()
         self.link.start()
-        self._retain(self._closed)
-        self._say("meeting", self._closed)
-        if self._closed >= self.terms.rounds:
-            return Ending(outcome="done", confirmed=self._part(), reason="", shared=self._g)
+        self._retain()
+        self._say("meeting", self.closed)
+        if not self._place.next:
+            return self._done(confirmed=self._part())
         self._waiting.until_here(self._unmet, "greeting")
         self.folder.adopt_contract(self.terms.contract, self.greeting.contract_document)
         self._times.restart()
-        while self._closed < self.terms.rounds:
-            self._round(self._closed + 1)
-        return Ending(outcome="done", confirmed=self._part(), reason="", shared=self._g)
+        while kind := self._place.next:
+            self._round(self.closed + 1, kind)
+        return self._done(confirmed=self._part())
+
+    def _done(self, *, confirmed: bool) -> Ending:
+        return Ending(
+            outcome="done",
+            confirmed=confirmed,
+            reason="",
+            shared=self._place.g,
+            received=self._place.received,
+        )
 
     def _go_alone(self) -> Ending:
         """Train what is left of the rounds without any release."""
         self.progress.say(f"finishing alone: {self._alone}")
-        self.folder.log("alone", round=self._closed + 1, reason=self._alone)
-        self.link.goodbye("alone", self._closed)
+        self.folder.log("alone", round=self.closed + 1, reason=self._alone)
+        self.link.goodbye("alone", self.closed)
         self._times.restart()
-        while self._closed < self.terms.rounds:
-            round = self._closed + 1
+        if self._place.next != UPDATE:
+            self._place.trained = None  # made ready for a fusion that nobody waits for
+        while self._place.rounds < self.terms.rounds:
             self._times.begin(self.link.traffic())
-            trained = self._train(round)
-            self._close(round, "alone", digest(self._g), trained)
-        return Ending(outcome="alone", confirmed=False, reason=self._alone, shared=self._g)
+            result = self._train(self.closed + 1, UPDATE)
+            self._close(self.closed + 1, UPDATE, "alone", digest(self._place.g), result)
+        return Ending(outcome="alone", confirmed=False, reason=self._alone, shared=self._place.g)
 
     def _resume(self) -> None:
-        self._g = dict(self.initial)
-        checkpoint, closed = self.folder.checkpoint(), self.folder.closed()
-        if closed is not None:
-            self._closed, self._outcome = closed.round, closed.outcome
-        if checkpoint is not None:
-            check_checkpoint(self.folder, checkpoint, self._closed)
-            self._g = under("global/", checkpoint.tensors)
-            self.learner.restore(under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
-            if checkpoint.meta["phase"] == "trained":
-                self._trained = Trained(**checkpoint.meta["trained"])
-        rows, ending = self.folder.history(), self.folder.ending
-        self._voids = sum(row["outcome"] == "void" for row in rows)
-        self.rejected += [fault for row in rows for fault in row["rejected"]]
+        self._place = Place(terms=self.terms, g=dict(self.initial))
+        self.rejected += self._place.resume(self.folder, self.learner)
+        self._noted = len(self.rejected)
+        ending = self.folder.ending
         if ending is not None:
             self.rejected[:] = ending["rejected"]
             if ending["how"] == "excluded":
@@ -184,14 +180,13 @@ class Engine:
         return [peer for peer in self._mail.peers if peer not in self._mail.met]
 
     def _greet(self) -> None:
-        self.link.greet(
-            greeting_now(self.greeting, self.folder, self._closed, self._outcome, self._g)
-        )
+        self.link.greet(greeting_now(self.greeting, self.folder))
 
-    def _retain(self, closed: int) -> None:
+    def _retain(self) -> None:
         """Offer again what a peer one round behind may still need."""
-        for round in (closed, closed + 1):
-            stored = self._earlier(round) if round else None
+        kinds = ("", *self._place.plan, "")
+        for round in (self.closed, self.closed + 1):
+            stored = self._earlier(round, kinds[round]) if kinds[round] else None
             if stored is not None:
                 self.link.offer(stored.outgoing)
             vote = self.folder.own_vote(round) if round else None
@@ -200,78 +195,86 @@ class Engine:
 
     def _part(self) -> bool:
         """Say goodbye and serve the last round until every peer has closed it too."""
-        self._say("finished", self._closed)
-        self.link.goodbye("finished", self._closed)
-        confirmed = self._waiting.confirmed(self.terms.rounds, self.confirm_within)
+        self._say("finished", self.closed)
+        self.link.goodbye("finished", self.closed)
+        confirmed = self._waiting.confirmed(self.closed, self.confirm_within)
         if confirmed:
             self.folder.confirm()
         return confirmed
 
-    def _open(self, round: int) -> None:
-        """Open the book of ``round`` with what the folder holds of it and what came early."""
-        early = self._mail.open(round, self._g)
-        if self.folder.run is not None:
-            for verdict in recalled(
-                self.folder, terms=self.terms, base=self._g, run=self.folder.run, round=round
-            ):
-                self._mail.book.add_input(verdict)
-        for event in early:
+    def _open(self) -> None:
+        """Open the next book with what the folder holds of it and what came early."""
+        for event in self._mail.open(self._place.g, self._place.kinds):
             self._waiting.handle(event)
 
     # --- one round ---------------------------------------------------------------------
 
-    def _round(self, round: int) -> None:
+    def _round(self, round: int, kind: str) -> None:
         self._times.begin(self.link.traffic())
         if self._mail.book.round != round:
-            self._open(round)
-        self.spending.allow(self._run(), round)
-        trained = self._train(round)
-        own = self._release(round)
-        self._say("exchanging", round)
+            self._open()
+        self.spending.allow(self._run(), round, kind)
+        result = self._train(round, kind)
+        own = self._release(round, kind)
+        self._say("exchanging" if kind == UPDATE else f"exchanging {_WORDS[kind]}", round)
         self.link.offer(own.outgoing)
         self._times.offered()
-        self._note_own(round, own)
-        self._waiting.until_here(lambda: self._mail.book.missing_inputs(self.terms), "update")
+        self._mail.note_own(own.outgoing)
+        what = "update" if kind == UPDATE else _WORDS[kind]
+        self._waiting.until_here(lambda: self._mail.book.missing_inputs(self.terms), what)
         self._times.waited_until(self._mail.busy_until.values())
-        outcome, aggregate, vote = self._settle(round)
+        outcome, g, vote = self._settle(round, kind)
         self._waiting.until_here(lambda: self._mail.book.missing_votes(self.terms), "vote")
         self._check_votes(vote)
-        self._g = aggregate
-        self.learner.merge(aggregate)
-        self._close(round, outcome, vote.aggregate, trained)
+        self._place.g = g
+        admitted = self._mail.book.admitted() if outcome == "agreed" else {}
+        self._place.take(kind, admitted, self.learner)
+        self._close(round, kind, outcome, vote.aggregate, result)
         self.link.discard(round - 1)
         self.folder.prune()
         self._greet()
-        if outcome == "void":
-            self._count_void()
+        if outcome == "void" and self._place.next:
+            self._check_voids()
 
-    def _train(self, round: int) -> Trained:
-        """Train, or take what was trained and stored before a restart."""
-        if self._trained is None:
-            self._say("training", round)
-            self._trained = self.learner.train(round, lambda *step: self._step(round, *step))
+    def _train(self, round: int, kind: str) -> Trained:
+        """Train or prepare, or take what was made and stored before a restart."""
+        place = self._place
+        if place.trained is None:
+
+            def tell(*step: Any) -> None:
+                self._step(round, *step)
+
+            if kind == UPDATE:
+                self._say("training", round)
+                place.trained = self.learner.train(place.rounds + 1, tell)
+                check_finite(self.learner.shared(), round=round, party=self.party)
+            else:
+                self._say("fitting", round)
+                final = place.rounds >= self.terms.rounds
+                place.trained = self.learner.prepare(kind, final, tell)
             self._times.mark("train")
-            check_finite(self.learner.shared(), round=round, party=self.party)
+            made = dataclasses.asdict(place.trained)
             self.folder.save_checkpoint(
-                self._checkpoint(round, "trained", trained=dataclasses.asdict(self._trained))
+                place.checkpoint(self.learner, round, "trained", trained=made)
             )
-        return self._trained
+        return place.trained
 
-    def _release(self, round: int) -> Release:
-        stored = self._earlier(round)
+    def _release(self, round: int, kind: str) -> Release:
+        stored = self._earlier(round, kind)
         if stored is not None:
             return stored
         out = release(
-            self.learner.shared(),
+            self.learner.shared() if kind == UPDATE else self.learner.outgoing(),
             terms=self.terms,
-            base=self._g,
+            base=self._place.g,
             run=self._run(),
             round=round,
             party=self.party,
             signer=self.signer,
             outbox=self.folder,
             spending=self.spending,
-            releases=len(self.folder.ledger) + 1,
+            released=[entry.row.kind for entry in self.folder.ledger.rows()],
+            kind=kind,
         )
         if out.scaled is not None:
             self.progress.say(
@@ -281,38 +284,35 @@ class Engine:
             self.folder.log("shortened", round=round, factor=out.scaled)
         return out
 
-    def _earlier(self, round: int) -> Release | None:
+    def _earlier(self, round: int, kind: str) -> Release | None:
         return released_earlier(
-            self.folder, terms=self.terms, party=self.party, signer=self.signer, round=round
-        )
-
-    def _note_own(self, round: int, own: Release) -> None:
-        """Judge the own update like everyone else does, from the bytes that left."""
-        verdict = admit(
-            own.outgoing.offer,
-            own.outgoing.payload,
+            self.folder,
             terms=self.terms,
-            base=self._g,
-            run=self._run(),
+            party=self.party,
+            signer=self.signer,
             round=round,
+            kind=kind,
         )
-        self._mail.book.add_input(verdict)
 
-    def _settle(self, round: int) -> tuple[Outcome, Tensors, Vote]:
+    def _settle(self, round: int, kind: str) -> tuple[Outcome, Tensors, Vote]:
         """Aggregate what was admitted and vote on it, durably before it is sent."""
         book = self._mail.book
-        admitted = book.admitted()
+        admitted, number = book.admitted(), self._mail.number
         for party, reason in sorted(book.excluded().items()):
-            self.rejected.append({"round": round, "peer": party, "reason": reason})
-            self.progress.say(f"round {round}: update of {party} excluded: {reason}")
-            self.folder.log("excluded", round=round, peer=party, reason=reason)
-        outcome: Outcome = "agreed"
-        if len(admitted) >= self.terms.minimum_parties:
-            aggregate = RULES[self.terms.rule].apply(admitted, self.terms.weights)
+            self.rejected.append({"round": number, "peer": party, "reason": reason})
+            self.progress.say(f"round {number}: {_WORDS[kind]} of {party} excluded: {reason}")
+            self.folder.log("excluded", round=number, peer=party, reason=reason)
+        enough = len(admitted) >= self.terms.minimum_parties
+        outcome: Outcome = "agreed" if enough else "void"
+        g = self._place.g
+        if kind == UPDATE:
+            if enough:
+                g = RULES[self.terms.rule].apply(admitted, self.terms.weights)
+            aggregate = digest(g)
         else:
-            outcome, aggregate = "void", self._g
+            aggregate = fused_digest({p: book.inputs[p].root for p in admitted} if enough else {})
         vote = book.own_vote(
-            terms=self.terms, run=self._run(), party=self.party, aggregate=digest(aggregate)
+            terms=self.terms, run=self._run(), party=self.party, aggregate=aggregate
         )
         body = encode_vote(vote)
         signature = self.signer.sign(vote_message(body))
@@ -321,56 +321,58 @@ class Engine:
         )
         book.add_vote(vote)
         self.link.vote(round, body, signature)
-        return outcome, aggregate, vote
+        return outcome, g, vote
 
     def _check_votes(self, own: Vote) -> None:
         different = self._mail.book.contradiction(own)
         if different is not None:
             peer, difference = different
             self._waiting.reject(
-                own.round, peer, f"its vote contradicts the stored inputs: {difference}"
+                self._mail.number, peer, f"its vote contradicts the stored inputs: {difference}"
             )
 
-    def _close(self, round: int, outcome: Outcome, g: bytes, trained: Trained) -> None:
+    def _close(self, round: int, kind: str, outcome: Outcome, g: bytes, result: Trained) -> None:
         self._times.mark("exchange")
         accuracy = self.learner.validate()
         self._times.mark("evaluate")
         row = {
-            "round": round,
+            "round": self._place.rounds + (kind == UPDATE),
+            "kind": kind,
             "outcome": outcome,
             "reason": self._alone,
-            "train_loss": trained.loss,
+            "train_loss": result.loss,
             "validation_accuracy": accuracy,
-            "epsilon": self.spending.epsilon(len(self.folder.ledger)),
-            "baseline_s": trained.baseline_seconds,
-            "rejected": [fault for fault in self.rejected if fault["round"] == round],
-            **self._times.row(self.link.traffic(), trained),
+            "epsilon": self.spending.epsilon([e.row.kind for e in self.folder.ledger.rows()]),
+            "baseline_s": result.baseline_seconds,
+            "rejected": self.rejected[self._noted :],
+            **self._times.row(self.link.traffic(), result),
         }
+        self._place.close(kind, outcome)
+        self._noted = len(self.rejected)
         self.folder.close_round(
             round=round,
             outcome=outcome,
             digest=g,
-            checkpoint=self._checkpoint(round, "closed"),
+            checkpoint=self._place.checkpoint(self.learner, round, "closed"),
             history=row,
         )
-        self._closed, self._outcome, self._trained = round, outcome, None
-        self.folder.log("closed", round=round, outcome=outcome)
+        self.folder.log("closed", round=round, kind=kind, outcome=outcome)
         self.progress.on_round(row)
 
-    def _count_void(self) -> None:
+    def _check_voids(self) -> None:
         """End the federation when too many rounds were void, counted in all."""
-        self._voids += 1
-        if self._voids < self.terms.max_void_rounds:
+        voids = self._place.voids
+        if voids < self.terms.max_void_rounds:
             return
         excluded = sorted(self._mail.book.excluded())
         if self.party in excluded:
             text = (
-                f"{self._voids} rounds were void and the last one excluded our own update: "
+                f"{voids} rounds were void and the last one excluded our own update: "
                 f"{self._mail.book.excluded()[self.party]}"
             )
             self.folder.end("excluded", text, self.rejected)
             raise OwnUpdatesExcluded(text, EXCLUDED_CURE)
-        raise GoAlone(f"{self._voids} void rounds, last excluded: {', '.join(excluded)}")
+        raise GoAlone(f"{voids} void rounds, last excluded: {', '.join(excluded)}")
 
     # --- small things ------------------------------------------------------------------
 
@@ -381,20 +383,12 @@ class Engine:
 
     def _say(self, phase: str, round: int) -> None:
         self.link.status(phase, round, 0, 0)
-        self.folder.set_status({"phase": phase, "round": round, "rounds": self.terms.rounds})
-        self.progress.on_phase(f"round {round}: {phase}" if round else phase)
+        number = self._place.number(round)
+        self.folder.set_status({"phase": phase, "round": number, "rounds": self.terms.rounds})
+        self.progress.on_phase(f"round {number}: {phase}" if number else phase)
 
     def _step(self, round: int, step: int, steps: int, loss: float) -> None:
         # Where the steps would give away n, a sign of life that only the clock decides.
         told = (step, steps) if self.spending.public_steps else (int(self.clock()) // 10, 0)
         self.link.status("training", round, *told)
-        self.progress.on_step(round, step, steps, loss)
-
-    def _checkpoint(self, round: int, phase: str, **more: Any) -> Checkpoint:
-        tensors, meta = self.learner.state()
-        return Checkpoint(
-            round=round,
-            tensors={f"global/{name}": tensor for name, tensor in self._g.items()}
-            | {f"learner/{name}": tensor for name, tensor in tensors.items()},
-            meta={"phase": phase, "learner": meta, **more},
-        )
+        self.progress.on_step(self._place.number(round), step, steps, loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from splitfed.rounds.gates import offer_fault
+from splitfed.rounds.schedule import expected
 from splitfed.rounds.terms import Terms
 from splitfed.transport.events import Offer
 
@@ -15,19 +16,23 @@ class Entrance:
 
     Attributes:
         run: the federation run once every peer has been met.
-        open_round: the round this party works on.
+        expected: kind of each exchange that may come now, by number: the open one and the
+            next. Replaced as a whole, never changed in place.
     """
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self.run: bytes | None = None
-        self.open_round = 1
+        self.expected: dict[int, str] = expected((), terms)
 
     def accept(self, offer: Offer) -> str | None:
         """Why ``offer`` is not to be pulled, or None. Rounds r and r + 1 are open: a peer
         is at most one round ahead."""
-        if offer.round < self.open_round:
+        open_now = self.expected
+        first = min(open_now, default=None)
+        if first is None or offer.round < first:
             return CLOSED
-        if offer.round > self.open_round + 1:
-            return f"round {offer.round} while round {self.open_round} is open"
-        return offer_fault(offer, terms=self._terms, run=self.run)
+        kind = open_now.get(offer.round)
+        if kind is None:
+            return f"round {offer.round} while round {first} is open"
+        return offer_fault(offer, terms=self._terms, run=self.run, kind=kind)

@@ -8,7 +8,7 @@ that every honest party reaches the same verdict on every update, its own includ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import torch
 
 from splitfed.errors import Defect, UserError
 from splitfed.rounds.spending import Spending
-from splitfed.rounds.terms import Terms
+from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.vote import shown
 from splitfed.store import ReleaseRow, release_id
 from splitfed.tensors import (
@@ -33,8 +33,9 @@ from splitfed.tensors import (
 from splitfed.transport.events import Offer, Outgoing, offer_message
 from splitfed.types import Manifest, TensorSpec
 
-UPDATE = "update"
 _MAX_INTEGER = 1 << 52
+ROW_SUM_ERROR = 1e-3
+"""A row of class probabilities, rounded to float32, may miss one by this much at most."""
 
 
 class Signer(Protocol):
@@ -57,7 +58,7 @@ class Outbox(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """An update that has left the house on paper: stored, in the ledger, ready to send.
+    """What has left the house on paper: stored, in the ledger, ready to send.
 
     Attributes:
         outgoing: what the link sends.
@@ -121,43 +122,47 @@ def release(
     signer: Signer,
     outbox: Outbox,
     spending: Spending,
-    releases: int,
+    released: Sequence[str] = (),
+    kind: str = UPDATE,
 ) -> Release:
-    """Let one update out: check it against the contract, store it, pay for it, write the
-    ledger, sign it.
+    """Let one update, one set of outputs or one set of private layers out: check it against the
+    contract, store it, pay for it, write the ledger, sign it.
 
     Args:
-        tensors: the party's shared tensors after local training.
+        tensors: the party's shared tensors after local training, or what fusion asks for.
         base: g of the last closed round.
         spending: the account that it is paid from.
-        releases: this party's releases in this run, this one included.
+        released: kinds of this party's earlier releases in this run.
+        kind: what it is.
 
     Raises:
-        Defect: a tensor the contract does not name, or another shape or dtype. Nothing is
-            stored or sent then.
-        UserError: the update is not finite.
+        Defect: a tensor the contract does not name, another shape or dtype, or outputs that
+            are no probabilities. Nothing is stored or sent then.
+        UserError: a value is not finite.
         SafetyStop: the budget does not allow it, or another release of this round was paid.
     """
-    _only_what_is_named(tensors, terms.shared)
+    specs = terms.specs(kind, party)
+    _only_what_is_named(tensors, specs)
     check_finite(tensors, round=round, party=party)
-    moved, scaled = shorten(tensors, base, terms.max_update_norm)
+    moved, scaled = dict(tensors), None
+    if kind == UPDATE:
+        moved, scaled = shorten(tensors, base, terms.max_update_norm)
+    elif (fault := _kind_fault(kind, moved)) is not None:
+        raise Defect(f"release refused: {fault}; nothing was sent")
     payload = pack(moved)
-    manifest = manifest_of(payload, terms.shared)
+    manifest = manifest_of(payload, specs)
     row = ReleaseRow(
-        release=release_id(run, party, round, UPDATE),
+        release=release_id(run, party, round, kind),
         round=round,
-        kind=UPDATE,
-        tensors=terms.shared,
+        kind=kind,
+        tensors=specs,
         root=manifest.root,
         size=manifest.total,
-        epsilon=spending.epsilon(releases),
+        epsilon=spending.epsilon([*released, kind]),
     )
     outbox.release(row, payload, manifest, debit=lambda: spending.debit(run, row))
-    return Release(
-        outgoing=outgoing(manifest, payload, run=run, round=round, party=party, signer=signer),
-        tensors=moved,
-        scaled=scaled,
-    )
+    out = outgoing(manifest, payload, run=run, round=round, party=party, signer=signer, kind=kind)
+    return Release(outgoing=out, tensors=moved, scaled=scaled)
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], *, round: int, party: str) -> None:
@@ -176,26 +181,38 @@ def check_finite(tensors: Mapping[str, torch.Tensor], *, round: int, party: str)
 
 
 def released_before(
-    payload: bytes, *, terms: Terms, run: bytes, round: int, party: str, signer: Signer
+    payload: bytes,
+    *,
+    terms: Terms,
+    run: bytes,
+    round: int,
+    party: str,
+    signer: Signer,
+    kind: str = UPDATE,
 ) -> Release:
     """The same release again after a restart, byte for byte, from the stored payload."""
-    manifest = manifest_of(payload, terms.shared)
-    return Release(
-        outgoing=outgoing(manifest, payload, run=run, round=round, party=party, signer=signer),
-        tensors=unpack(payload, terms.shared),
-        scaled=None,
-    )
+    specs = terms.specs(kind, party)
+    manifest = manifest_of(payload, specs)
+    out = outgoing(manifest, payload, run=run, round=round, party=party, signer=signer, kind=kind)
+    return Release(outgoing=out, tensors=unpack(payload, specs), scaled=None)
 
 
 def outgoing(
-    manifest: Manifest, payload: bytes, *, run: bytes, round: int, party: str, signer: Signer
+    manifest: Manifest,
+    payload: bytes,
+    *,
+    run: bytes,
+    round: int,
+    party: str,
+    signer: Signer,
+    kind: str = UPDATE,
 ) -> Outgoing:
     """Sign what the manifest names. Ed25519 is deterministic: a restart signs the same."""
     signature = signer.sign(
-        offer_message(run=run, round=round, party=party, kind=UPDATE, root=manifest.root)
+        offer_message(run=run, round=round, party=party, kind=kind, root=manifest.root)
     )
     offer = Offer(
-        kind=UPDATE, run=run, round=round, party=party, manifest=manifest, signature=signature
+        kind=kind, run=run, round=round, party=party, manifest=manifest, signature=signature
     )
     return Outgoing(offer=offer, payload=payload)
 
@@ -229,25 +246,27 @@ class Admission:
     reason: str | None
 
 
-def offer_fault(offer: Offer, *, terms: Terms, run: bytes | None) -> str | None:
-    """Why an announced update cannot be admitted whatever its values are, or None.
+def offer_fault(offer: Offer, *, terms: Terms, run: bytes | None, kind: str = UPDATE) -> str | None:
+    """Why what is announced cannot be admitted whatever its values are, or None.
 
     Looks at the manifest alone, so it is asked before a single byte is pulled. ``run`` is
-    None as long as not every peer has been met; :func:`admit` asks again.
+    None as long as not every peer has been met; :func:`admit` asks again. ``kind`` is what
+    this exchange is about.
     """
     manifest = offer.manifest
-    if offer.kind != UPDATE:
-        return f"kind '{shown(offer.kind)}' instead of '{UPDATE}'"
+    if offer.kind != kind:
+        return f"kind '{shown(offer.kind)}' instead of '{kind}'"
     if run is not None and offer.run != run:
         return "another run"
     if offer.party not in terms.parties:
         return f"party '{shown(offer.party)}' is not in the agreement"
-    if not 1 <= offer.round <= terms.rounds:
-        return f"round {offer.round} of {terms.rounds}"
-    fault = _manifest_fault(manifest.tensors, terms.shared)
+    if offer.round < 1:
+        return f"round {offer.round}, the first is 1"
+    specs = terms.specs(kind, offer.party)
+    fault = _manifest_fault(manifest.tensors, specs)
     if fault is not None:
         return fault
-    if manifest.chunk_size != CHUNK_SIZE or manifest.total != terms.payload_bytes:
+    if manifest.chunk_size != CHUNK_SIZE or manifest.total != sum(spec.nbytes for spec in specs):
         return f"{manifest.total} bytes in chunks of {manifest.chunk_size}"
     if len(manifest.chunks) != -(-manifest.total // CHUNK_SIZE):
         return f"{len(manifest.chunks)} chunk digests for {manifest.total} bytes"
@@ -281,8 +300,9 @@ def admit(
     base: Mapping[str, torch.Tensor],
     run: bytes,
     round: int,
+    kind: str = UPDATE,
 ) -> Admission:
-    """Judge one received update. Pure: the same arguments give the same verdict anywhere.
+    """Judge what was received. Pure: the same arguments give the same verdict anywhere.
 
     Args:
         offer: the signed manifest; its signature was checked by the link.
@@ -290,14 +310,17 @@ def admit(
         base: g of the last closed round.
         run: the federation run.
         round: the round that is open.
+        kind: what is exchanged in it.
     """
-    reason = offer_fault(offer, terms=terms, run=run)
+    reason = offer_fault(offer, terms=terms, run=run, kind=kind)
     if reason is None and offer.round != round:
         reason = f"round {offer.round} instead of {round}"
     if reason is not None:
         return Admission(party=offer.party, root=offer.manifest.root, tensors=None, reason=reason)
-    tensors = unpack(payload, terms.shared, copy=False)
-    reason = _value_fault(tensors, base, terms.max_update_norm)
+    tensors = unpack(payload, terms.specs(kind, offer.party), copy=False)
+    reason = _value_fault(tensors) or _kind_fault(kind, tensors)
+    if reason is None and kind == UPDATE:
+        reason = _norm_fault(tensors, base, terms.max_update_norm)
     return Admission(
         party=offer.party,
         root=offer.manifest.root,
@@ -306,7 +329,7 @@ def admit(
     )
 
 
-def _value_fault(tensors: Tensors, base: Mapping[str, torch.Tensor], bound: float) -> str | None:
+def _value_fault(tensors: Tensors) -> str | None:
     broken = all_finite(tensors)
     if broken is not None:
         return f"tensor {broken} is not finite"
@@ -316,7 +339,29 @@ def _value_fault(tensors: Tensors, base: Mapping[str, torch.Tensor], bound: floa
             low, high = int(tensor.min()), int(tensor.max())
             if low < -_MAX_INTEGER or high > _MAX_INTEGER:
                 return f"tensor {name} holds integers beyond ±2^52"
+    return None
+
+
+def _norm_fault(tensors: Tensors, base: Mapping[str, torch.Tensor], bound: float) -> str | None:
     length = update_norm(tensors, base)
     if not length <= bound:
         return f"norm of the update {length:.6g} is above max_update_norm {bound:.6g}"
+    return None
+
+
+def _kind_fault(kind: str, tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Outputs must be probabilities: between 0 and 1, and each row's sum one."""
+    if kind != "outputs":
+        return None
+    for name in sorted(tensors):
+        values = tensors[name].to(torch.float64)
+        outside = (values < 0) | (values > 1)
+        if bool(outside.any()):
+            row = int(outside.any(dim=1).nonzero()[0])
+            return f"tensor {name}, row {row}: a value outside 0 to 1 is no probability"
+        sums = values.sum(dim=1)
+        off = (sums - 1).abs() > ROW_SUM_ERROR
+        if bool(off.any()):
+            row = int(off.nonzero()[0])
+            return f"tensor {name}, row {row}: the probabilities add up to {float(sums[row]):.6g}"
     return None

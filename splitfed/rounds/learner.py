@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,19 @@ class Learner(Protocol):
 
     def merge(self, shared: Tensors) -> None:
         """Take over the agreed shared tensors."""
+        ...
+
+    def prepare(self, kind: str, final: bool, step: Callable[[int, int, float], None]) -> Trained:
+        """Make ready what fusion releases: "outputs" or "private"; ``final``: after the last
+        round, when the model is fitted first."""
+        ...
+
+    def outgoing(self) -> Tensors:
+        """Copies of what :meth:`prepare` made ready."""
+        ...
+
+    def absorb(self, received: Mapping[str, Tensors]) -> None:
+        """Between two rounds: learn from what the parties sent for fusion, the own included."""
         ...
 
     def validate(self) -> float | None:

@@ -7,7 +7,7 @@ signed offer before STORED, a vote before the round is closed on it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import torch
@@ -24,7 +24,9 @@ from splitfed.progress import Progress
 from splitfed.rounds.book import Book
 from splitfed.rounds.entrance import CLOSED, Entrance
 from splitfed.rounds.gates import Admission, admit
-from splitfed.rounds.terms import Terms, run_id
+from splitfed.rounds.recovery import recalled
+from splitfed.rounds.schedule import expected, plan, trained
+from splitfed.rounds.terms import UPDATE, Terms, run_id
 from splitfed.rounds.vote import Vote, decode_vote
 from splitfed.store import RunFolder
 from splitfed.transport.events import (
@@ -36,7 +38,9 @@ from splitfed.transport.events import (
     Left,
     LinkBroken,
     Noticed,
+    Offer,
     OfferRefused,
+    Outgoing,
     StatusChanged,
     Voted,
     vote_message,
@@ -67,6 +71,7 @@ class Mail:
     Attributes:
         book: what is known about the open round.
         run: the federation run, once every peer has been met.
+        kind: what is exchanged in the open round.
         busy_until: when each peer was first seen to have ended its training, by the clock.
         left: peers that said goodbye, with the last round they closed.
     """
@@ -90,6 +95,8 @@ class Mail:
         self._progress = progress
         self._clock = clock
         self._base: Mapping[str, torch.Tensor] = {}
+        self._kinds: tuple[str, ...] = ()
+        self.kind = UPDATE
         self._early: list[Event] = []
         self._folders: dict[str, bytes] = {party: folder.folder_id}
         self.peers = tuple(name for name in terms.parties if name != party)
@@ -100,17 +107,45 @@ class Mail:
         self.left: dict[str, Left] = {}
         entrance.run = folder.run
 
-    def open(self, round: int, base: Mapping[str, torch.Tensor]) -> list[Event]:
-        """Start the book of ``round``, trained from ``base``, with the votes that the folder
-        holds. Returns what arrived early and must be handled now."""
+    @property
+    def number(self) -> int:
+        """The round of training that is open, or after which the open fusion comes."""
+        return trained((*self._kinds, self.kind))
+
+    @property
+    def last(self) -> int:
+        """Number of the last exchange, which closes the federation."""
+        return len(plan(self._kinds, self._terms))
+
+    def open(self, base: Mapping[str, torch.Tensor], kinds: Sequence[str]) -> list[Event]:
+        """Start the book of the exchange after those of ``kinds``, which are closed, with the
+        votes and updates that the folder holds. ``base`` is g of the last closed round. Returns
+        what arrived early and must be handled now."""
+        round = len(kinds) + 1
         self._base = base
+        self._kinds = tuple(kinds)
         self.book = Book(round=round)
         self.busy_until = {}
-        self._entrance.open_round = round
+        self._entrance.expected = expected(kinds, self._terms)
+        self.kind = self._entrance.expected.get(round, UPDATE)
         for stored in self._folder.votes(round):
             self.book.add_vote(decode_vote(stored.body))
+        if self.run is not None:
+            for verdict in recalled(
+                self._folder,
+                terms=self._terms,
+                base=base,
+                run=self.run,
+                round=round,
+                kind=self.kind,
+            ):
+                self.book.add_input(verdict)
         early, self._early = self._early, []
         return early
+
+    def note_own(self, out: Outgoing) -> None:
+        """Judge what this party released like everyone else does, from the bytes that left."""
+        self.book.add_input(self._judge(out.offer, out.payload))
 
     def handle(self, event: Event) -> None:
         """Take in one event.
@@ -128,8 +163,9 @@ class Mail:
             case Voted():
                 self._vote(event)
             case StatusChanged():
-                self._progress.on_peer(event.peer, _in_words(event))
-                if event.status.round == self.book.round and event.status.phase != "training":
+                self._progress.on_peer(event.peer, self._in_words(event))
+                busy = event.status.phase in ("training", "fitting")
+                if event.status.round == self.book.round and not busy:
                     self._trained(event.peer)
             case LinkBroken():
                 self._progress.on_peer(event.peer, f"link broken ({event.reason}), reconnecting")
@@ -142,7 +178,7 @@ class Mail:
                 again = "; it must start `splitfed run` again" if event.reason == "failed" else ""
                 self._progress.on_peer(event.peer, f"left ({event.reason}){again}")
                 self._folder.log("left", peer=event.peer, reason=event.reason)
-                if event.reason == "alone" and event.closed < self._terms.rounds:
+                if event.reason == "alone" and event.closed < self.last:
                     raise Violation(event.peer, "left the federation and goes on alone")
             case Failed():
                 self._failed(event)
@@ -243,19 +279,24 @@ class Mail:
                 raise Violation(event.peer, f"offer refused: {event.reason}")
             return
         if isinstance(event, Arrived):
-            verdict = admit(
-                offer,
-                event.payload,
-                terms=self._terms,
-                base=self._base,
-                run=self.run,
-                round=self.book.round,
-            )
+            verdict = self._judge(offer, event.payload)
         else:
             verdict = Admission(
                 party=offer.party, root=offer.manifest.root, tensors=None, reason=event.reason
             )
         self._keep(event, verdict)
+
+    def _judge(self, offer: Offer, payload: bytes | bytearray | memoryview) -> Admission:
+        assert self.run is not None  # nothing is exchanged before the run has a name
+        return admit(
+            offer,
+            payload,
+            terms=self._terms,
+            base=self._base,
+            run=self.run,
+            round=self.book.round,
+            kind=self.kind,
+        )
 
     def _keep(self, event: Arrived | OfferRefused, verdict: Admission) -> None:
         """Note the verdict, store what it rests on, and only then acknowledge."""
@@ -327,9 +368,9 @@ class Mail:
         except ProtocolViolation:
             return None
 
-
-def _in_words(event: StatusChanged) -> str:
-    status = event.status
-    where = f"round {status.round} " if status.round else ""
-    steps = f", step {status.step} of {status.steps}" if status.steps else ""
-    return f"{where}{status.phase}{steps}"
+    def _in_words(self, event: StatusChanged) -> str:
+        status = event.status
+        number = trained(plan(self._kinds, self._terms)[: status.round])
+        where = f"round {number} " if number else ""
+        steps = f", step {status.step} of {status.steps}" if status.steps else ""
+        return f"{where}{status.phase}{steps}"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import blake3
 import msgspec
 import torch
 
 from splitfed.errors import FolderError, LedgerTampered
-from splitfed.rounds.gates import UPDATE, Admission, Release, Signer, admit, released_before
+from splitfed.rounds.gates import Admission, Release, Signer, admit, released_before
 from splitfed.rounds.terms import Terms
 from splitfed.store import Checkpoint, RunFolder, release_id
-from splitfed.tensors import Tensors, digest
-from splitfed.transport.events import Greeting, Offer, Outcome
+from splitfed.tensors import Tensors
+from splitfed.transport.events import Greeting, Offer
+
+_FUSION_DOMAIN = b"splitfed fusion v1\0"
 
 
 def check_checkpoint(folder: RunFolder, checkpoint: Checkpoint, closed: int) -> None:
@@ -30,12 +33,12 @@ def check_checkpoint(folder: RunFolder, checkpoint: Checkpoint, closed: int) -> 
         )
 
 
-def greeting_now(
-    greeting: Greeting, folder: RunFolder, closed: int, outcome: Outcome, g: Tensors
-) -> Greeting:
+def greeting_now(greeting: Greeting, folder: RunFolder) -> Greeting:
     """``greeting`` with where this party stands: its last closed round, its open vote, and
     the newest vote that it holds of each peer."""
     held = {}
+    ended = folder.closed()
+    closed = ended.round if ended is not None else 0
     for round in (closed, closed + 1):
         for row in folder.votes(round) if round else ():
             if row.party != folder.party:
@@ -44,8 +47,8 @@ def greeting_now(
     return msgspec.structs.replace(
         greeting,
         closed_round=closed,
-        closed_outcome=outcome,
-        closed_digest=digest(g) if closed else b"",
+        closed_outcome=ended.outcome if ended is not None else "",
+        closed_digest=ended.digest if ended is not None else b"",
         open_vote=own.body if own else None,
         open_vote_signature=own.signature if own else None,
         votes_held=held,
@@ -53,7 +56,7 @@ def greeting_now(
 
 
 def released_earlier(
-    folder: RunFolder, *, terms: Terms, party: str, signer: Signer, round: int
+    folder: RunFolder, *, terms: Terms, party: str, signer: Signer, round: int, kind: str
 ) -> Release | None:
     """What this party released in ``round`` before a restart, byte for byte, or None.
 
@@ -62,7 +65,7 @@ def released_earlier(
     """
     if folder.run is None:
         return None
-    entry = folder.ledger.find(release_id(folder.run, party, round, UPDATE))
+    entry = folder.ledger.find(release_id(folder.run, party, round, kind))
     if entry is None:
         return None
     payload = folder.outbox.get(entry.row.root)
@@ -72,7 +75,13 @@ def released_earlier(
             "restore the file from a backup: other bytes must never be sent in its place",
         )
     return released_before(
-        payload, terms=terms, run=folder.run, round=round, party=party, signer=signer
+        payload,
+        terms=terms,
+        run=folder.run,
+        round=round,
+        party=party,
+        signer=signer,
+        kind=kind,
     )
 
 
@@ -83,15 +92,16 @@ def recalled(
     base: Mapping[str, torch.Tensor],
     run: bytes,
     round: int,
+    kind: str,
 ) -> Iterator[Admission]:
-    """The verdicts on the peers' updates of ``round`` that were stored before a restart,
+    """The verdicts on what peers sent in ``round`` that were stored before a restart,
     reached again from the stored bytes. One whose bytes are gone is left out: its peer
     still holds it and offers it again."""
     for row in folder.inputs(round):
         payload = folder.inbox.get(row.root)
         if payload is not None:
             offer = msgspec.msgpack.decode(row.offer, type=Offer)
-            yield admit(offer, payload, terms=terms, base=base, run=run, round=round)
+            yield admit(offer, payload, terms=terms, base=base, run=run, round=round, kind=kind)
         elif row.reason:
             yield Admission(party=row.party, root=row.root, tensors=None, reason=row.reason)
 
@@ -103,3 +113,29 @@ def under(prefix: str, tensors: Tensors) -> Tensors:
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def fused_digest(roots: Mapping[str, bytes]) -> bytes:
+    """What parties vote on after an exchange for fusion, 32 bytes: whose outputs or layers were
+    admitted, and which. What each makes of them may differ, and concerns nobody else."""
+    hasher = blake3.blake3(_FUSION_DOMAIN)
+    hasher.update(msgspec.msgpack.encode(sorted(roots.items())))
+    return hasher.digest()
+
+
+def packed(received: Mapping[str, Tensors]) -> Tensors:
+    """What came of each party, as one set of tensors ``<party>/<name>``; see :func:`sorted_out`."""
+    return {
+        f"{party}/{name}": tensor
+        for party, tensors in received.items()
+        for name, tensor in tensors.items()
+    }
+
+
+def sorted_out(tensors: Tensors) -> dict[str, Tensors]:
+    """The inverse of :func:`packed`."""
+    found: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        party, _, inner = name.partition("/")
+        found.setdefault(party, {})[inner] = tensor
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from splitfed.store import ReleaseRow
@@ -10,7 +11,7 @@ from splitfed.store import ReleaseRow
 class Spending(Protocol):
     """The account that a party's releases are paid from."""
 
-    def allow(self, run: bytes, round: int) -> None:
+    def allow(self, run: bytes, round: int, kind: str) -> None:
         """Make sure that the release of ``round`` can be paid, before it is begun.
 
         Raises:
@@ -32,8 +33,8 @@ class Spending(Protocol):
         """Whether how many steps a round takes is public, and may be told to peers."""
         ...
 
-    def epsilon(self, releases: int) -> float | None:
-        """ε of this party's first ``releases`` releases together; None without privacy."""
+    def epsilon(self, kinds: Sequence[str]) -> float | None:
+        """ε of releases of these kinds together; None without privacy."""
         ...
 
 
@@ -42,12 +43,12 @@ class Unaccounted:
 
     public_steps = True
 
-    def allow(self, run: bytes, round: int) -> None:
+    def allow(self, run: bytes, round: int, kind: str) -> None:
         """Always."""
 
     def debit(self, run: bytes, row: ReleaseRow) -> None:
         """Nothing to pay."""
 
-    def epsilon(self, releases: int) -> float | None:
+    def epsilon(self, kinds: Sequence[str]) -> float | None:
         """None: there is no guarantee."""
         return None

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import blake3
 
 from splitfed.types import TensorSpec
 
 _RUN_DOMAIN = b"splitfed run v1\0"
+
+UPDATE = "update"
+"""The kind of what leaves in a round of training; see :attr:`FusionTerms.kind` for others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionTerms:
+    """What the parties exchange to fuse their models.
+
+    Attributes:
+        method: "distill", "average" or "ensemble".
+        kind: "outputs": class probabilities on the reference images; "private": the private
+            layers, by consent.
+        tensors: what each party releases, by its name.
+        every: rounds of training between two exchanges; None: once, after the last.
+    """
+
+    method: Literal["distill", "average", "ensemble"]
+    kind: Literal["outputs", "private"]
+    tensors: Mapping[str, tuple[TensorSpec, ...]]
+    every: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +49,7 @@ class Terms:
         minimum_parties: admitted updates below which a round is void.
         max_void_rounds: void rounds, counted in all, after which the federation ends.
         rule: name of the aggregation rule.
+        fusion: what is exchanged besides updates; None: nothing.
     """
 
     contract: bytes
@@ -39,6 +62,18 @@ class Terms:
     minimum_parties: int
     max_void_rounds: int = 3
     rule: str = "mean"
+    fusion: FusionTerms | None = None
+
+    @property
+    def releases_private(self) -> bool:
+        """Whether private layers leave, once, by everybody's consent."""
+        return self.fusion is not None and self.fusion.kind == "private"
+
+    def specs(self, kind: str, party: str) -> tuple[TensorSpec, ...]:
+        """The tensors that ``party`` releases in an exchange of this kind, and no others."""
+        if kind == UPDATE or self.fusion is None:
+            return self.shared
+        return self.fusion.tensors[party]
 
     @property
     def payload_bytes(self) -> int:

@@ -58,13 +58,13 @@ class Waiting:
                 if silent > self.patience:
                     self._absent(peer, what, silent)
 
-    def confirmed(self, rounds: int, within: float) -> bool:
-        """Serve peers until each has said goodbye after closing ``rounds``; False if the
+    def confirmed(self, last: int, within: float) -> bool:
+        """Serve peers until each has said goodbye after closing ``last``; False if the
         last one was silent for ``within`` seconds, or misbehaves now that all is closed."""
 
         def unfinished() -> list[str]:
             left = self.mail.left
-            return [p for p in self.mail.peers if p not in left or left[p].closed < rounds]
+            return [p for p in self.mail.peers if p not in left or left[p].closed < last]
 
         began = self.clock()
         try:
@@ -80,7 +80,7 @@ class Waiting:
     def take(self, waiting: list[str], what: str) -> bool:
         """Take in one event; False if none came within a second."""
         self.folder.set_status(
-            {"phase": "waiting", "round": self.mail.book.round, "for": what, "of": waiting}
+            {"phase": "waiting", "round": self.mail.number, "for": what, "of": waiting}
         )
         event = self.link.next(timeout=1.0)
         if event is None:
@@ -95,7 +95,7 @@ class Waiting:
         try:
             self.mail.handle(event)
         except Violation as fault:
-            self.reject(self.mail.book.round, fault.peer, fault.reason)
+            self.reject(self.mail.number, fault.peer, fault.reason)
 
     def silent(self, peer: str) -> float:
         """Seconds since the peer's last sign of life; infinite if there was none."""

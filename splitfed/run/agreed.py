@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from splitfed.config import OwnFusionConfig
 from splitfed.errors import ModelError
 from splitfed.rounds import Terms
+from splitfed.run.fusing import AgreedFusion, Recipe
 from splitfed.sharing import Split, load_tensors, shared_tensors, split_model
 from splitfed.tensors import Tensors
 
 if TYPE_CHECKING:
     from splitfed.config import TrainingConfig
+    from splitfed.data import Preprocessing
     from splitfed.privacy import Mechanism
 
 Patterns = str | Sequence[str] | None
@@ -54,6 +58,11 @@ class Agreed:
         size: shape of one image, for the public head; None where there is none.
         mechanism: what protects the releases; None under "none".
         public_head: whether the shared layers are trained against one public head.
+        algorithm: how local training treats the shared and the private layers.
+        fusion: what is exchanged besides updates; None: nothing.
+        arguments: of the factory.
+        preprocessing: what turns a picture into the model's input; None where the images
+            were given as tensors.
     """
 
     terms: Terms
@@ -68,6 +77,10 @@ class Agreed:
     size: tuple[int, ...] | None = None
     mechanism: Mechanism | None = None
     public_head: bool = False
+    algorithm: str = "fedper"
+    fusion: AgreedFusion | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
 
 
 def agree_on_model(
@@ -121,11 +134,19 @@ class Settings:
     Attributes:
         training: how it trains.
         acceptance: whether it trains the local_only branch too.
+        fusion: how it learns from what is exchanged for fusion.
+        recipe: how its own model is built; None: as agreed.
+        code: folder of its own code, where factories are searched besides installed packages.
+        convert: conversions that its training images declare, and a prediction makes as well.
         patience: seconds without a change of a peer's status before ``on_absent``; 0: never.
         on_absent: "wait" or "finish-alone".
     """
 
     training: TrainingConfig
     acceptance: bool = False
+    fusion: OwnFusionConfig = field(default_factory=OwnFusionConfig)
+    recipe: Recipe | None = None
+    code: Path | None = None
+    convert: tuple[str, ...] = ()
     patience: float = 0.0
     on_absent: str = "wait"

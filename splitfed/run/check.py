@@ -14,8 +14,9 @@ from splitfed.config import PartyConfig
 from splitfed.errors import SplitfedError, UserError
 from splitfed.rounds import Entrance
 from splitfed.run.agreed import Agreed
+from splitfed.run.agreement import agree, with_reference
 from splitfed.run.life import make_greeting, make_link
-from splitfed.run.party import agree, make_wire, own_identity, roster_of
+from splitfed.run.party import make_wire, own_identity, roster_of
 from splitfed.transport.events import Failed, Greeted, Noticed, StatusChanged
 from splitfed.transport.keys import Identity
 from splitfed.transport.zeromq import ZmqWire
@@ -52,6 +53,7 @@ def check_peers(config: PartyConfig, *, timeout: float = TIMEOUT) -> list[PeerCh
         UserError: the own files, keys or model are not in order.
     """
     me = own_identity(config)
+    config, _ = with_reference(config)
     agreed = agree(config)
     wire = make_wire(config, me)
     if not wire.expected:

@@ -7,21 +7,26 @@ local_only branch, which never meets a merge. The second is what federation is c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from splitfed.config import OwnFusionConfig
 from splitfed.errors import TrainingDiverged
 from splitfed.evaluation import Predictions, predict
 from splitfed.rounds import Trained
-from splitfed.sharing import Split, shared_tensors
+from splitfed.run.fusing import AgreedFusion, averaged, joined, outputs_of, teacher
+from splitfed.sharing import Split, private_tensors, shared_tensors
 from splitfed.tensors import Tensors
 from splitfed.training import Trainer
+from splitfed.training.phases import as_alone
 from splitfed.training.trainer import below
 
 if TYPE_CHECKING:
@@ -31,11 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PartyData:
-    """A party's labelled image sets. Nothing of them leaves the house."""
+    """A party's labelled image sets, of which nothing leaves the house, and the unlabelled
+    reference images that every party holds."""
 
     train: ImageSet
     validation: ImageSet | None
     test: ImageSet | None
+    reference: ImageSet | None = None
 
 
 class LocalLearner:
@@ -51,6 +58,10 @@ class LocalLearner:
         party: own name.
         rounds: rounds of the agreement.
         acceptance: train the local_only branch too.
+        fusion: what the parties agreed to exchange besides updates; None: nothing.
+        own_fusion: how this party learns from it.
+        algorithm: how local training treats the two sides, see :class:`Trainer`.
+        proximal: weight of FedProx's term in the own branch; the local_only one has none.
         turn: held while this learner computes. Parties in one process take turns, since
             torch's global generator and determinism flags belong to the process.
     """
@@ -67,28 +78,36 @@ class LocalLearner:
         party: str,
         rounds: int,
         acceptance: bool,
+        fusion: AgreedFusion | None = None,
+        own_fusion: OwnFusionConfig | None = None,
+        algorithm: str = "fedper",
+        proximal: float = 0.0,
         turn: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.data = data
         self.settings = settings
         self.split = split
         self._classes = classes
+        self._party = party
+        self._fusion = fusion
+        self._own_fusion = own_fusion or OwnFusionConfig()
         self._turn = turn or nullcontext()
-
-        def trainer(of: nn.Module) -> Trainer:
-            return Trainer(
-                of,
-                data.train,
-                settings,
-                split=split,
-                classes=classes,
-                seed=seed,
-                party=party,
-                total_rounds=rounds,
-            )
-
-        self._baseline = trainer(deepcopy(model)) if acceptance else None
-        self._own = trainer(model)
+        self._outgoing: Tensors = {}
+        self._unfitted: tuple[Tensors, dict[str, Any]] | None = None
+        self.fused: nn.Module | None = None
+        self._trainer = partial(
+            Trainer,
+            data=data.train,
+            split=split,
+            classes=classes,
+            seed=seed,
+            party=party,
+            total_rounds=rounds,
+        )
+        begin = deepcopy(model)
+        self._own = self._trainer(model, settings=settings, algorithm=algorithm, proximal=proximal)
+        alone = as_alone(settings, algorithm, steps=self._own.steps_per_round)
+        self._baseline = self._trainer(begin, settings=alone) if acceptance else None
 
     @property
     def model(self) -> nn.Module:
@@ -107,6 +126,7 @@ class LocalLearner:
 
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
         """Both branches, one after the other, on the same batches."""
+        self._unfit()
         with self._turn:
             baseline = 0.0
             if self._baseline is not None:
@@ -124,11 +144,70 @@ class LocalLearner:
 
     def fit(self) -> Trained:
         """After the last round: the private layers on the final shared tensors, while the
-        local_only branch spends the same epochs on all of its layers."""
+        local_only branch spends the same epochs on all of its layers. Once: a fusion has
+        done it already."""
+        if self._unfitted is not None:
+            return Trained(loss=None, seconds=0.0)
+        self._unfitted = self._branches()
         with self._turn:
             baseline = self._fit_baseline()
             result = self._own.fit_private()
         return Trained(loss=result.loss, seconds=result.seconds, baseline_seconds=baseline)
+
+    def prepare(self, kind: str, final: bool, step: Callable[[int, int, float], None]) -> Trained:
+        """What fusion releases, from the own model: fitted first after the last round."""
+        result = self.fit() if final else Trained(loss=None, seconds=0.0)
+        if kind == "private":
+            self._outgoing = private_tensors(self.model, self.split)
+        else:
+            self._outgoing = self._outputs(self.model)
+        return result
+
+    def outgoing(self) -> Tensors:
+        """Copies of what :meth:`prepare` made ready."""
+        return {name: tensor.clone() for name, tensor in self._outgoing.items()}
+
+    def absorb(self, received: Mapping[str, Tensors]) -> None:
+        """Between two rounds: one epoch of learning from the averaged outputs; the local_only
+        branch spends it on the own labels alone."""
+        with self._turn:
+            if self._baseline is not None:
+                self._baseline.fit_all(1)
+            self._distill(self._own, received, epochs=1)
+
+    def fuse(self, received: Mapping[str, Tensors], shared: Tensors) -> Trained:
+        """Make :attr:`fused` of what the parties released after the last round. The local_only
+        branch trains for as many epochs on the own labels.
+
+        Args:
+            received: by party, the own included.
+            shared: the agreed shared tensors.
+        """
+        began, baseline = time.perf_counter(), 0.0
+        assert self._fusion is not None  # nothing was received without
+        with self._turn:
+            if self._fusion.method == "distill":
+                baseline = self._fit_baseline(self._own_fusion.epochs)
+                copy = self._trainer(deepcopy(self.model), settings=self.settings)
+                try:
+                    self._distill(copy, received, epochs=self._own_fusion.epochs)
+                    self.fused = copy.model
+                except TrainingDiverged:
+                    self.fused = None  # the personal model is as it was
+            elif self._fusion.method == "average":
+                example, _ = self.data.train.batch(torch.arange(1))
+                self.fused = averaged(self.model, self.split, received, example)
+            else:
+                self.fused = joined(
+                    self.model,
+                    received,
+                    self._party,
+                    shared=shared,
+                    fusion=self._fusion,
+                    classes=len(self._classes),
+                )
+        spent = time.perf_counter() - began - baseline
+        return Trained(loss=None, seconds=spent, baseline_seconds=baseline)
 
     def validate(self) -> float | None:
         """Accuracy on the own validation images; None without any, or for a regression."""
@@ -137,16 +216,26 @@ class LocalLearner:
     def personal(self) -> tuple[str, nn.Module]:
         """The model to keep: the better branch on the own validation images, so that taking
         part never leaves a party with a worse model than its own (on those images). Equal
-        branches, or no local_only branch, give the federated one.
+        ones, or no validation images, give "partial" before "local_only" before "fused".
 
         Returns:
-            "partial" or "local_only", and that model.
+            "partial", "local_only" or "fused", and that model.
         """
-        own = self.predict(self.model, self.data.validation)
-        alone = self.predict(self.baseline, self.data.validation)
-        if self.baseline is None or own is None or alone is None or not _better(alone, own):
-            return "partial", self.model
-        return "local_only", self.baseline
+        best, model = "partial", self.model
+        found = self.predict(model, self.data.validation)
+        for name, other in (("local_only", self.baseline), ("fused", self.fused)):
+            its = self.predict(other, self.data.validation)
+            if other is not None and its is not None and found and _better(its, found):
+                best, model, found = name, other, its
+        return best, model
+
+    def validated(self) -> dict[str, float | None]:
+        """Accuracy of each candidate of :meth:`personal` on the own validation images."""
+        return {
+            "local_only": self._accuracy(self.baseline),
+            "partial": self._accuracy(self.model),
+            "fused": self._accuracy(self.fused),
+        }
 
     def predict(self, model: nn.Module | None, data: ImageSet | None) -> Predictions | None:
         """What ``model`` makes of ``data``; None where either is missing."""
@@ -156,7 +245,25 @@ class LocalLearner:
             return predict(model, data, loss=self.settings.loss, classes=len(self._classes) or None)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """Models and optimizers of both branches, for a bit-exact resume."""
+        """Models and optimizers of both branches, for a bit-exact resume; after a fusion also
+        as they were before the fit, for rounds that may be added."""
+        tensors, meta = self._branches()
+        tensors |= {f"outgoing/{name}": value for name, value in self._outgoing.items()}
+        if self._unfitted is not None:
+            before, facts = self._unfitted
+            tensors |= {f"unfitted/{name}": value for name, value in before.items()}
+            meta["unfitted"] = facts
+        return tensors, meta
+
+    def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`. A folder made without ``acceptance`` has no
+        local_only branch to go on with, so the comparison ends there."""
+        self._restore_branches(tensors, meta)
+        self._outgoing = below("outgoing/", tensors)
+        if "unfitted" in meta:
+            self._unfitted = (below("unfitted/", tensors), meta["unfitted"])
+
+    def _branches(self) -> tuple[Tensors, dict[str, Any]]:
         tensors, meta = self._own.state()
         baseline, facts = self._baseline_state()
         return {f"own/{name}": value for name, value in tensors.items()} | baseline, {
@@ -164,11 +271,35 @@ class LocalLearner:
             **facts,
         }
 
-    def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`. A folder made without ``acceptance`` has no
-        local_only branch to go on with, so the comparison ends there."""
+    def _restore_branches(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         self._own.load_state(below("own/", tensors), meta["own"])
         self._restore_baseline(tensors, meta)
+
+    def _unfit(self) -> None:
+        """Go back to before the fit: rounds were added to a federation that had fused."""
+        if self._unfitted is not None:
+            self._restore_branches(*self._unfitted)
+            self._unfitted, self._outgoing, self.fused = None, {}, None
+
+    def _outputs(self, model: nn.Module) -> Tensors:
+        found = self.predict(model, self.data.reference)
+        assert found is not None  # the agreement asks for reference images
+        return outputs_of(found)
+
+    def _distill(self, trainer: Trainer, received: Mapping[str, Tensors], epochs: int) -> None:
+        assert self._fusion is not None
+        assert self.data.reference is not None
+        trainer.distill(
+            self.data.reference,
+            teacher(received, self._party, self._own_outputs(received)),
+            temperature=self._fusion.temperature,
+            weight=self._own_fusion.weight,
+            epochs=epochs,
+        )
+
+    def _own_outputs(self, received: Mapping[str, Tensors]) -> Tensor | None:
+        """The own part of the teacher, where it is better than what was released."""
+        return None
 
     def _train_baseline(self, round: int) -> float:
         """Seconds of a round of the local_only branch. One that diverges ends the comparison,
@@ -181,12 +312,12 @@ class LocalLearner:
             self._baseline = None
             return 0.0
 
-    def _fit_baseline(self) -> float:
-        """The same for its epochs after the last round."""
+    def _fit_baseline(self, epochs: int | None = None) -> float:
+        """The same for its epochs after the last round; None: those of the fit."""
         if self._baseline is None:
             return 0.0
         try:
-            return self._baseline.fit_all().seconds
+            return self._baseline.fit_all(epochs).seconds
         except TrainingDiverged:
             self._baseline = None
             return 0.0
@@ -203,7 +334,7 @@ class LocalLearner:
         else:
             self._baseline = None
 
-    def _accuracy(self, model: nn.Module) -> float | None:
+    def _accuracy(self, model: nn.Module | None) -> float | None:
         found = self.predict(model, self.data.validation)
         if found is None or found.correct is None:
             return None

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,24 +15,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from splitfed.config import NO_PRIVACY
+from splitfed.config import DP_SGD
 from splitfed.errors import BudgetExceeded, OwnUpdatesExcluded, SafetyStop, SplitfedError
-from splitfed.evaluation import Predictions, paired_bootstrap, score
 from splitfed.progress import Progress
 from splitfed.report import write_report
 from splitfed.rounds import Ending, Engine, Entrance, Unaccounted
 from splitfed.run.agreed import Agreed, Settings, own_model
 from splitfed.run.learner import LocalLearner, PartyData
+from splitfed.run.results import build_report, evaluate, fusion_row, privacy_row, save_model
 from splitfed.run.spending import Account
-from splitfed.sharing import Split, private_tensors, shared_tensors, split_model
+from splitfed.sharing import Split, split_model
 from splitfed.store import RunFolder
-from splitfed.tensors import Tensors, digest
+from splitfed.tensors import digest
 from splitfed.transport.events import Greeting
 from splitfed.transport.keys import Identity, verify_signature
 from splitfed.transport.link import Link
 from splitfed.transport.wire import Wire
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,34 +169,34 @@ def live(
     finally:
         link.close()
     progress.on_phase("fitting the private layers")
-    fitted = learner.fit()
+    made = [learner.fit()]
+    if ending.received is not None:
+        progress.on_phase("fusing")
+        made.append(learner.fuse(ending.received, ending.shared))
     progress.on_phase("evaluating")
     began = time.monotonic()
-    figures = evaluate(learner, agreed)
-    kept, best = learner.personal()
-    history = folder.history()
     report = build_report(
         agreed=agreed,
         party=party,
         split=split,
-        learner=learner,
-        history=history,
-        figures=figures,
+        rows=folder.history(),
+        figures=evaluate(learner, agreed),
         ending=ending,
         traffic=link.traffic(),
         rejected=engine.rejected,
-        privacy=privacy_row(agreed, account, len(folder.ledger)),
+        privacy=privacy_row(agreed, account, folder),
         times={
             "start_s": start_s,
-            "fit_s": fitted.seconds,
-            "fit_baseline_s": fitted.baseline_seconds,
+            "fit_s": sum(part.seconds for part in made),
+            "fit_baseline_s": sum(part.baseline_seconds for part in made),
             "evaluate_s": time.monotonic() - began,
         },
         started=started,
     )
-    report["kept"] = kept
-    save_model(folder, agreed, best, split, report)
-    if kept == "local_only":
+    report["fusion"] = fusion_row(agreed, learner, ending, folder)
+    report["kept"] = learner.personal()[0]
+    save_model(folder, agreed, settings, learner, split, report)
+    if report["kept"] == "local_only":
         progress.say("kept the model trained alone: it is better on the own validation images")
     write_report(folder.path, report)
     if stop is not None:
@@ -239,6 +237,12 @@ def make_learner(
         "party": party,
         "rounds": agreed.terms.rounds,
         "acceptance": settings.acceptance,
+        "fusion": agreed.fusion,
+        "own_fusion": settings.fusion,
+        "algorithm": agreed.algorithm,
+        "proximal": 0.0
+        if agreed.mechanism is not None and agreed.mechanism.mode in DP_SGD
+        else settings.training.proximal,
         "turn": turn,
     }
     mechanism = agreed.mechanism
@@ -260,138 +264,4 @@ def make_learner(
         mechanism=mechanism,
         records=agreed.records[party],
         **common,
-    )
-
-
-def evaluate(learner: LocalLearner, agreed: Agreed) -> dict[str, Any]:
-    """Score the party's models on its own test set; what was not measured is None."""
-    test = learner.data.test
-    found: dict[str, Predictions | None] = {
-        "local_only": learner.predict(learner.baseline, test),
-        "partial": learner.predict(learner.model, test),
-        "federated": learner.predict(learner.federated, test),
-    }
-    evaluation: dict[str, Any] = {
-        "test_size": None if test is None else len(test),
-        **{key: None if p is None else score(p).row() for key, p in found.items()},
-        "full": None,
-        "outputs_only": None,
-        "fused": None,
-    }
-    right = {key: None if p is None else p.correct for key, p in found.items()}
-    verdict = None
-    if right["local_only"] is not None and right["partial"] is not None:
-        verdict = paired_bootstrap(
-            right["local_only"], right["partial"], agreed.seed, compared="partial"
-        ).row()
-    return {"evaluation": evaluation, "verdict": verdict}
-
-
-def build_report(
-    *,
-    agreed: Agreed,
-    party: str,
-    split: Split,
-    learner: LocalLearner,
-    history: list[dict[str, Any]],
-    figures: Mapping[str, Any],
-    ending: Ending,
-    traffic: Any,
-    rejected: list[dict[str, Any]],
-    privacy: dict[str, Any],
-    times: Mapping[str, float],
-    started: float,
-) -> dict[str, Any]:
-    """report.json as a dict. Keys keep their meaning; what was not measured is None."""
-    terms = agreed.terms
-
-    def total(key: str) -> float:
-        return sum(row[key] or 0.0 for row in history)
-
-    def listed(specs: Any) -> list[dict[str, Any]]:
-        return [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype} for s in specs]
-
-    return {
-        "schema": SCHEMA,
-        "party": party,
-        "peers": [name for name in terms.parties if name != party],
-        "rounds": terms.rounds,
-        "contract": terms.contract.hex(),
-        "classes": list(agreed.classes),
-        "seed": agreed.seed,
-        "outcome": ending.outcome,
-        "confirmed": ending.confirmed,
-        "ended_because": ending.reason or None,
-        "shared_digest": digest(ending.shared).hex(),
-        "model": {
-            "factory": agreed.factory,
-            "shared": listed(split.shared),
-            "private": listed(split.private),
-            "shared_parameters": sum(spec.size for spec in split.shared),
-            "private_parameters": sum(spec.size for spec in split.private),
-        },
-        **figures,
-        "history": history,
-        "traffic": {
-            "payload_bytes_sent": traffic.payload_sent,
-            "wire_bytes_sent": traffic.wire_sent,
-            "payload_bytes_received": traffic.payload_received,
-            "wire_bytes_received": traffic.wire_received,
-        },
-        "time": {
-            "wall_s": time.monotonic() - started,
-            "start_s": times["start_s"],
-            "train_s": total("train_s") + times["fit_s"],
-            "baseline_s": total("baseline_s") + times["fit_baseline_s"],
-            "exchange_s": total("exchange_s"),
-            "wait_s": total("wait_s"),
-            "evaluate_s": total("evaluate_s") + times["evaluate_s"],
-        },
-        "privacy": privacy,
-        "faults": {
-            "reconnects": traffic.reconnects,
-            "resumes": traffic.resumes,
-            "void_rounds": sum(row["outcome"] == "void" for row in history),
-            "rejected": rejected,
-        },
-    }
-
-
-def privacy_row(agreed: Agreed, account: Account | None, releases: int) -> dict[str, Any]:
-    """The report's ``privacy``: what is promised for all planned rounds, and what the releases
-    so far have cost."""
-    if agreed.mechanism is None:
-        keys = ("unit", "epsilon", "delta", "noise_multiplier", "max_grad_norm", "sample_rate")
-        nothing = dict.fromkeys((*keys, "steps", "accountant"))
-        return {"mode": "none", **nothing, "sentence": NO_PRIVACY}
-    return {
-        **agreed.mechanism.row(),
-        "released_epsilon": agreed.mechanism.epsilon(releases),
-        "account": None if account is None else account.row(),
-    }
-
-
-def save_model(
-    folder: RunFolder,
-    agreed: Agreed,
-    model: nn.Module,
-    split: Split,
-    report: Mapping[str, Any],
-) -> None:
-    """The party's own model as safetensors, and what it is."""
-    tensors: Tensors = shared_tensors(model, split) | private_tensors(model, split)
-    folder.write_tensors("model.safetensors", tensors)
-    folder.write_json(
-        "model.json",
-        {
-            "schema": SCHEMA,
-            "party": report["party"],
-            "peers": report["peers"],
-            "contract": report["contract"],
-            "rounds": report["rounds"],
-            "classes": report["classes"],
-            "model": report["model"],
-            "kept": report["kept"],
-            "agreement": agreed.document,
-        },
     )

@@ -7,24 +7,24 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from splitfed.config import PartyConfig, PrivacyConfig, canonical_json
-from splitfed.data import ImageSet, Preprocessing, data_digest, load
+from splitfed.config import PartyConfig, PrivacyConfig
+from splitfed.data import data_digest
 from splitfed.errors import ConfigError, Fault, FolderError, PrivacyError
-from splitfed.models import initialise, load_initial
+from splitfed.models import initialise
 from splitfed.privacy import Mechanism, mechanism_of
-from splitfed.privacy.guards import check_model
 from splitfed.progress import Progress
-from splitfed.rounds import Terms
-from splitfed.run.agreed import Agreed, Settings, agree_on_model
+from splitfed.rounds import UPDATE, trained
+from splitfed.run.agreed import Agreed
+from splitfed.run.agreement import Begun, agree, load_data, settings_of, with_reference
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
 from splitfed.run.spending import Account, Limit
-from splitfed.store import BUDGET, Budget, RunFolder
+from splitfed.store import BUDGET, Budget, FolderView, RunFolder
 from splitfed.transport.keys import Identity, PeerKeys, load_secret
 from splitfed.transport.zeromq import ZmqWire
 
@@ -44,8 +44,9 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
     if done is not None:
         return done
     me = own_identity(config)
+    config, reference = with_reference(config)
     before = _folder_contracts(path)
-    agreed = agree(config, noise_multiplier=_noise_begun_with(before))
+    agreed = agree(config, begun=begun_with(path))
     own = None
     if config.model is not None:
         own = initialise(
@@ -54,7 +55,7 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
             config.federation.seed,
             folder=config.folder,
         )
-    data = load_data(config)
+    data = replace(load_data(config), reference=reference)
     with (
         RunFolder.open(
             path,
@@ -70,12 +71,7 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
         folder.write_json("started.json", {"party_file": str(config.path)})
         return live(
             agreed=agreed,
-            settings=Settings(
-                training=config.training,
-                acceptance=config.defence.acceptance,
-                patience=config.link.patience,
-                on_absent=config.link.on_absent,
-            ),
+            settings=settings_of(config),
             me=me,
             model=own,
             data=data,
@@ -85,70 +81,6 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
             account=account,
             started=started,
         )
-
-
-def agree(config: PartyConfig, *, noise_multiplier: float | None = None) -> Agreed:
-    """What federation.toml says, ready to run.
-
-    Args:
-        noise_multiplier: σ of a federation that is under way; None: as the agreement has it.
-
-    Raises:
-        ModelError, SharingError: the model cannot be built or split as agreed.
-        PrivacyError: the agreed privacy cannot be kept, or not with this model.
-    """
-    federation = config.federation
-    module = initialise(
-        federation.model.factory,
-        federation.model.arguments,
-        federation.seed,
-        folder=config.folder,
-    )
-    shared, private = federation.model.shared, federation.model.private
-    model = agree_on_model(module, shared, private)
-    if federation.model.initial is not None:
-        file = config.federation_path.parent / federation.model.initial.file
-        pretrained = load_initial(file, model.split.shared, federation.model.initial.digest)
-        model = agree_on_model(module, shared, private, pretrained)
-    records = {name: entry.records for name, entry in federation.parties.items()}
-    try:
-        mechanism = mechanism_of(
-            federation.privacy,
-            rounds=federation.rounds,
-            records=records,
-            noise_multiplier=noise_multiplier,
-        )
-        if mechanism is not None:
-            check_model(module, model.split, mechanism.mode)
-    except PrivacyError as error:
-        raise PrivacyError(f"{config.federation_path}: {error.message}", error.cure) from None
-    pictures = federation.preprocessing
-    terms = Terms(
-        contract=federation.contract_digest,
-        parties=tuple(sorted(federation.parties)),
-        signing_keys={name: entry.signing_key for name, entry in federation.parties.items()},
-        shared=model.split.shared,
-        rounds=federation.rounds,
-        max_update_norm=federation.aggregation.max_update_norm,
-        weights=federation.weights(),
-        minimum_parties=federation.minimum_parties,
-        max_void_rounds=federation.aggregation.max_void_rounds,
-        rule=federation.aggregation.rule,
-    )
-    return Agreed(
-        terms=terms,
-        model=model,
-        classes=tuple(federation.classes),
-        seed=federation.seed,
-        factory=federation.model.factory,
-        document=canonical_json(federation.contract()).decode(),
-        roster=federation.roster_digest,
-        roster_document=canonical_json(federation.roster()).decode(),
-        records=records,
-        size=(pictures.channels, *pictures.size),
-        mechanism=mechanism,
-        public_head=federation.model.public_head is not None,
-    )
 
 
 def own_identity(config: PartyConfig) -> Identity:
@@ -175,34 +107,6 @@ def own_identity(config: PartyConfig) -> Identity:
     if faults:
         raise ConfigError(faults)
     return Identity(name=config.party, secret=secret)
-
-
-def load_data(config: PartyConfig) -> PartyData:
-    """The party's three labelled sets.
-
-    Raises:
-        DataError: naming the file.
-    """
-    agreed = config.federation.preprocessing
-    preprocessing = Preprocessing(
-        channels=agreed.channels, size=agreed.size, mean=agreed.mean, std=agreed.std
-    )
-
-    def part(name: Literal["train", "validation", "test"], source: str) -> ImageSet:
-        return load(
-            source,
-            preprocessing=preprocessing,
-            classes=tuple(config.federation.classes),
-            part=name,
-            root=config.folder,
-            options=config.data.options,
-        )
-
-    return PartyData(
-        train=part("train", config.data.train),
-        validation=part("validation", config.data.validation),
-        test=part("test", config.data.test),
-    )
 
 
 def make_wire(config: PartyConfig, me: Identity) -> ZmqWire:
@@ -237,8 +141,8 @@ def _finished(path: Path, config: PartyConfig) -> Outcome | None:
     if not (path / "report.json").is_file() or not (path / "ledger.sqlite").is_file():
         return None
     with RunFolder.read_only(path) as folder:
-        closed = folder.closed()
-        if closed is None or closed.round < config.federation.rounds:
+        rounds = trained(kinds_of(folder))
+        if rounds < config.federation.rounds:
             return None
         alone = folder.ending is not None
         if not (folder.confirmed or alone):
@@ -253,7 +157,7 @@ def _finished(path: Path, config: PartyConfig) -> Outcome | None:
     return Outcome(
         exit_code=5 if alone else 0,
         report=report,
-        note=f"{path} is finished: all {closed.round} rounds are closed; nothing was done\n"
+        note=f"{path} is finished: all {rounds} rounds are closed; nothing was done\n"
         "  to train further, raise rounds in federation.toml on BOTH sides; to begin anew (also "
         "after changing [defence] acceptance), give another --out",
     )
@@ -305,9 +209,18 @@ def limit_of(config: PartyConfig) -> Limit | None:
     return None if epsilon is None or delta is None else Limit(epsilon=epsilon, delta=delta)
 
 
-def begun_with(path: Path) -> float | None:
-    """The noise multiplier that the run in ``path`` began with, or None where none did."""
-    return _noise_begun_with(_folder_contracts(path))
+def begun_with(path: Path) -> Begun:
+    """What the run in ``path`` began with, where one did."""
+    contracts = _folder_contracts(path)
+    if not contracts:
+        return Begun()
+    with RunFolder.read_only(path) as folder:
+        return Begun(noise_multiplier=_noise_begun_with(contracts), kinds=kinds_of(folder))
+
+
+def kinds_of(folder: FolderView) -> tuple[str, ...]:
+    """What was exchanged and closed, in order."""
+    return tuple(row.get("kind", UPDATE) for row in folder.history())
 
 
 def _folder_contracts(path: Path) -> tuple[tuple[bytes, str], ...]:

@@ -8,13 +8,16 @@ in the federated track refers to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from splitfed.errors import TrainingDiverged
+from splitfed.errors import ModelError, TrainingDiverged
+from splitfed.fusion import OUTPUTS
 from splitfed.privacy import Mechanism
 from splitfed.privacy.frozen import freeze_private
 from splitfed.privacy.keystream import Keystream
@@ -22,11 +25,22 @@ from splitfed.privacy.public_head import PublicHead
 from splitfed.privacy.update import noised_update
 from splitfed.rounds import Trained
 from splitfed.run.agreed import Agreed
+from splitfed.run.fusing import outputs_of
 from splitfed.run.learner import LocalLearner
-from splitfed.sharing import Split, load_tensors, private_tensors, shared_tensors
+from splitfed.sharing import (
+    Split,
+    canonical_name,
+    load_tensors,
+    private_tensors,
+    shared_tensors,
+)
 from splitfed.tensors import Tensors
 from splitfed.training.private import PrivateTrainer
 from splitfed.training.trainer import below
+
+HEAD_RATE = 2.0
+"""The head's learning rate over that of the federated steps: one layer on layers that stand
+still bears more, and has few steps."""
 
 
 def federated_model(model: nn.Module, split: Split, agreed: Agreed) -> nn.Module:
@@ -45,6 +59,58 @@ def federated_model(model: nn.Module, split: Split, agreed: Agreed) -> nn.Module
         return federated
     assert agreed.size is not None  # an agreement with a public head has preprocessing
     return PublicHead(federated, split, agreed.size, len(agreed.classes) or 1, agreed.seed)
+
+
+def noised_head(
+    model: nn.Module,
+    trainer: Callable[..., PrivateTrainer],
+    mechanism: Mechanism,
+    split: Split,
+    step: Callable[[int, int, float], None],
+) -> nn.Module:
+    """``model`` with a head that was fitted with noise, so that its outputs may leave.
+
+    Trained is the last private layer (or the public head in its place), by the same DP-SGD as
+    the shared layers, which stay as they are; the noise is that of ``fusion_epsilon``. What
+    goes in is noised or public, and what comes out of the head follows from it alone. One
+    layer: the fewer parameters are noised, the more is left of what they learnt.
+
+    Args:
+        model: a copy of the federated model; changed in place.
+        trainer: makes a :class:`PrivateTrainer` of a model and a mechanism.
+        mechanism: the agreement's.
+        split: of ``model``.
+
+    Raises:
+        ModelError: no private layer with a weight matrix.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in _last_layer(model, split).parameters(recurse=False):
+        parameter.requires_grad_(True)
+    trainer(model, mechanism=mechanism.head).train_round(1, step)
+    return model
+
+
+def _last_layer(model: nn.Module, split: Split) -> nn.Module:
+    """The last module that holds a weight matrix or kernel of its own, none of it shared."""
+    if isinstance(model, PublicHead):
+        return model.public_head
+    found: nn.Module | None = None
+    for prefix, part in model.named_modules():
+        own = {
+            canonical_name(f"{prefix}.{name}" if prefix else name): parameter
+            for name, parameter in part.named_parameters(recurse=False)
+        }
+        private = {split.aliases.get(name, name) for name in own} <= split.private_names
+        if private and any(parameter.dim() >= 2 for parameter in own.values()):
+            found = part
+    if found is None:
+        raise ModelError(
+            "the model has no private layer that could be fitted for fusion",
+            'share fewer layers, or agree on [fusion] method = "none"',
+        )
+    return found
 
 
 class PrivateLearner(LocalLearner):
@@ -72,6 +138,17 @@ class PrivateLearner(LocalLearner):
     ) -> None:
         super().__init__(model, **more)
         self._rounds = 0  # trained so far
+        self._mechanism = mechanism
+        rate = HEAD_RATE * self.settings.federated.lr
+        faster = self.settings.federated.model_copy(update={"lr": rate})
+        self._head_trainer = partial(
+            PrivateTrainer,
+            data=self.data.train,
+            settings=self.settings.model_copy(update={"federated": faster}),
+            split=federated_split,
+            classes=self._classes,
+            records=records,
+        )
         self._federated = PrivateTrainer(
             federated,
             self.data.train,
@@ -107,6 +184,28 @@ class PrivateLearner(LocalLearner):
         """Take over the agreed shared tensors in the federated track."""
         self._federated.merge(shared)
 
+    def prepare(self, kind: str, final: bool, step: Callable[[int, int, float], None]) -> Trained:
+        """What fusion releases, from the federated track alone: under "dp-all" its own noised
+        model's outputs or private layers; under "dp-frozen" the outputs of a head that is
+        fitted with noise of its own on the frozen shared layers."""
+        began = time.perf_counter()
+        model = self.federated
+        if self._mechanism.fusion is not None:
+            with self._turn:
+                model = noised_head(
+                    model, self._head_trainer, self._mechanism, self._federated.split, step
+                )
+        if kind == "private":
+            self._outgoing = private_tensors(model, self.split)
+        else:
+            self._outgoing = self._outputs(model)
+        return Trained(loss=None, seconds=time.perf_counter() - began)
+
+    def _own_outputs(self, received: Mapping[str, Tensors]) -> Tensor | None:
+        """At home the personal model's outputs serve: they never leave."""
+        found = self.predict(self.model, self.data.reference)
+        return None if found is None else outputs_of(found)[OUTPUTS]
+
     def fit(self) -> Trained:
         """After the last round, the personal track: from the federated tensors, first the
         private layers, then all layers for as many epochs as the rounds had, without noise;
@@ -139,12 +238,14 @@ class PrivateLearner(LocalLearner):
         tensors, facts = self._baseline_state()
         federated, facts["federated"] = self._federated.state()
         facts["rounds"] = self._rounds
-        return tensors | {f"federated/{name}": t for name, t in federated.items()}, facts
+        tensors |= {f"federated/{name}": value for name, value in federated.items()}
+        return tensors | {f"outgoing/{name}": t for name, t in self._outgoing.items()}, facts
 
     def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         """The inverse of :meth:`state`."""
         self._federated.load_state(below("federated/", tensors), meta["federated"])
         self._rounds = int(meta["rounds"])
+        self._outgoing = below("outgoing/", tensors)
         self._restore_baseline(tensors, meta)
 
 
@@ -160,7 +261,7 @@ class UpdateLearner(LocalLearner):
         super().__init__(model, **more)
         self._mechanism = mechanism
         self._keystream = Keystream()
-        self._outgoing: Tensors | None = None
+        self._noised: Tensors | None = None
 
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
         """Both branches; then the noised update that may leave. Training that diverges is
@@ -176,25 +277,25 @@ class UpdateLearner(LocalLearner):
             except TrainingDiverged:
                 self._own.load_state(tensors, facts)
         now = shared_tensors(self.model, self.split)
-        self._outgoing = noised_update(now, base, self._mechanism, self._keystream)
+        self._noised = noised_update(now, base, self._mechanism, self._keystream)
         return Trained(loss=loss, seconds=seconds, baseline_seconds=baseline)
 
     def shared(self) -> Tensors:
         """The noised update of this round; between rounds the agreed shared tensors."""
-        return dict(self._outgoing) if self._outgoing is not None else super().shared()
+        return dict(self._noised) if self._noised is not None else super().shared()
 
     def merge(self, shared: Tensors) -> None:
         """Take over the agreed shared tensors."""
         super().merge(shared)
-        self._outgoing = None
+        self._noised = None
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """As without privacy, and the update that waits to be released."""
         tensors, facts = super().state()
-        waiting = {f"outgoing/{name}": value for name, value in (self._outgoing or {}).items()}
+        waiting = {f"noised/{name}": value for name, value in (self._noised or {}).items()}
         return tensors | waiting, facts
 
     def restore(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         """The inverse of :meth:`state`."""
         super().restore(tensors, meta)
-        self._outgoing = below("outgoing/", tensors) or None
+        self._noised = below("noised/", tensors) or None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from splitfed.errors import BudgetExceeded
 from splitfed.privacy import Mechanism, Spend, epsilon
+from splitfed.rounds import UPDATE
 from splitfed.store import Budget, Debit, ReleaseRow, release_id
-
-UPDATE = "update"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +41,18 @@ class Account:
         """Yes for noised steps, whose number is agreed; local steps would give away n."""
         return self.mechanism.mode != "party-update"
 
-    def allow(self, run: bytes, round: int) -> None:
-        """Compute what one more round would make of the account.
+    def allow(self, run: bytes, round: int, kind: str) -> None:
+        """Compute what one more release would make of the account.
 
         Raises:
             BudgetExceeded: more than the limit. A release that was paid already may go on.
         """
-        self.mechanism.epsilon(round)  # takes a moment; afterwards it is remembered
+        if kind == UPDATE:
+            self.mechanism.epsilon(round, 0)  # takes a moment; afterwards it is remembered
         if self.budget is None or self.limit is None:
             return
-        if self.budget.find(release_id(run, self.party, round, UPDATE)) is None:
-            self._check(spends_of(self.budget.debits()), round)
+        if self.budget.find(release_id(run, self.party, round, kind)) is None:
+            self._check(spends_of(self.budget.debits()), round, kind)
 
     def debit(self, run: bytes, row: ReleaseRow) -> None:
         """Write the debit; the limit is checked again under the file's lock."""
@@ -61,8 +61,9 @@ class Account:
 
         def allowed(debits: tuple[Debit, ...]) -> None:
             if self.limit is not None:
-                self._check(spends_of(debits[:-1]), row.round)
+                self._check(spends_of(debits[:-1]), row.round, row.kind)
 
+        cost = self._cost(row.kind)
         self.budget.spend(
             Debit(
                 release=row.release,
@@ -72,17 +73,17 @@ class Account:
                 root=row.root,
                 mode=self.mechanism.mode,
                 unit=self.mechanism.unit,
-                sample_rate=self.mechanism.sample_rate,
-                noise_multiplier=self.mechanism.noise_multiplier,
+                sample_rate=cost.sample_rate,
+                noise_multiplier=cost.noise_multiplier,
                 max_grad_norm=self.mechanism.max_grad_norm,
-                steps=self.mechanism.steps_per_round,
+                steps=cost.steps,
             ),
             allowed,
         )
 
-    def epsilon(self, releases: int) -> float | None:
-        """ε of ``releases`` rounds of this run, at the agreement's δ."""
-        return self.mechanism.epsilon(releases)
+    def epsilon(self, kinds: Sequence[str]) -> float | None:
+        """ε of releases of these kinds together, at the agreement's δ."""
+        return released_epsilon(self.mechanism, kinds)
 
     def row(self) -> dict[str, Any] | None:
         """What report.json says of the data set's account; None without one."""
@@ -91,20 +92,36 @@ class Account:
         delta = self.limit.delta if self.limit else self.mechanism.delta
         return standing(self.budget.data_id, self.budget.debits(), delta, self.limit)
 
-    def _check(self, before: list[Spend], round: int) -> None:
+    def _cost(self, kind: str) -> Spend:
+        """What one release costs. Outputs and private layers of "dp-all" follow from what was
+        trained under noise and paid with the rounds: they cost no step more."""
+        if kind == UPDATE:
+            return self.mechanism.spend(1)
+        return self.mechanism.fusion or replace(self.mechanism.spend(1), steps=0)
+
+    def _check(self, before: list[Spend], round: int, kind: str) -> None:
         assert self.limit is not None
         assert self.budget is not None
         spent = epsilon(before, self.limit.delta)
-        then = epsilon([*before, self.mechanism.spend(1)], self.limit.delta)
+        then = epsilon([*before, self._cost(kind)], self.limit.delta)
         if then > self.limit.epsilon:
+            what, this = f"round {round}", "this round"
+            if kind != UPDATE:
+                what, this = "the fusion", "this fusion"
             raise BudgetExceeded(
-                f"round {round} was not begun: the privacy budget of data set "
+                f"{what} was not begun: the privacy budget of data set "
                 f"{self.budget.data_id} is epsilon = {self.limit.epsilon:g} at delta = "
-                f"{self.limit.delta:g}; {spent:.4f} is spent, and this round would make it "
+                f"{self.limit.delta:g}; {spent:.4f} is spent, and {this} would make it "
                 f"{then:.4f}",
                 f"the model so far is kept; raise [data] budget_epsilon in party.toml if your "
                 f"institution allows it (the account is in {self.budget.path}), or stop here",
             )
+
+
+def released_epsilon(mechanism: Mechanism, kinds: Sequence[str]) -> float:
+    """ε of a run's releases so far, by their kinds."""
+    updates = sum(kind == UPDATE for kind in kinds)
+    return mechanism.epsilon(updates, len(kinds) - updates)
 
 
 def spends_of(debits: Iterable[Debit]) -> list[Spend]:

@@ -20,6 +20,7 @@ exactly one side or refuses, naming the tensor: sharing fails closed.
 
 from __future__ import annotations
 
+from splitfed.sharing.algorithms import algorithm_split
 from splitfed.sharing.names import canonical_name, matches, named_tensors
 from splitfed.sharing.split import (
     Split,
@@ -34,6 +35,7 @@ from splitfed.sharing.split import (
 
 __all__ = [
     "Split",
+    "algorithm_split",
     "canonical_name",
     "fingerprint",
     "load_tensors",

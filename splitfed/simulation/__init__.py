@@ -1,7 +1,8 @@
-"""A federation in one process: the same code as a real run, over an in-memory link."""
+"""Many parties in one process, for notebooks and tests."""
 
 from __future__ import annotations
 
+from splitfed.simulation.alone import outputs_only
 from splitfed.simulation.federation import Federation, Party
 
-__all__ = ["Federation", "Party"]
+__all__ = ["Federation", "Party", "outputs_only"]

@@ -22,15 +22,20 @@ from torch import nn
 from splitfed.aggregation import norm_bound
 from splitfed.config import (
     FederationConfig,
+    FusionConfig,
+    OwnFusionConfig,
     PrivacyConfig,
     TrainingConfig,
     canonical_json,
     digest_of,
     parse,
 )
+from splitfed.config.algorithm import Algorithm
 from splitfed.config.federation import default_minimum
-from splitfed.data import ImageSet
-from splitfed.errors import DataError, UserError
+from splitfed.config.fusion import TEMPERATURE
+from splitfed.config.privacy import fusion_and_privacy
+from splitfed.data import ImageSet, data_digest
+from splitfed.errors import ConfigError, Fault, UserError
 from splitfed.models import build
 from splitfed.privacy import mechanism_of
 from splitfed.privacy.guards import check_model
@@ -38,15 +43,17 @@ from splitfed.progress import Progress, Silent
 from splitfed.random import forked
 from splitfed.rounds import Terms
 from splitfed.run.agreed import Agreed, Settings, agree_on_model
+from splitfed.run.fusing import AgreedFusion, Recipe
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
 from splitfed.run.spending import Account
+from splitfed.sharing.algorithms import algorithm_split
+from splitfed.simulation.crew import Crew
+from splitfed.simulation.given import Images, images_of, optional, unlabelled
 from splitfed.store import RunFolder
 from splitfed.transport.keys import Identity, Secret, make_secret
-from splitfed.transport.link import Link
 from splitfed.transport.memory import MemoryHub
 
-Images = ImageSet | tuple[torch.Tensor, torch.Tensor]
 Factory = Callable[[], nn.Module] | str
 
 
@@ -95,6 +102,12 @@ class Federation:
             else a strict majority.
         max_void_rounds: void rounds, in all, after which the federation ends.
         acceptance: also train the local_only branch that the verdict compares with.
+        algorithm: "fedper", "fedavg", "fedrep", "fedbabu", "fedbn" or "lg-fedavg".
+        fusion: "none", "distill", "average" or "ensemble", or the keys of [fusion] such as
+            ``{"method": "distill", "every": 2}``. In one process, consent to releasing private
+            layers is taken for granted.
+        reference: the unlabelled images of "distill"; labels are not looked at.
+        fusing: how every party learns from what is exchanged for fusion.
     """
 
     model: Factory
@@ -112,6 +125,10 @@ class Federation:
     max_void_rounds: int = 3
     acceptance: bool = False
     public_head: str | None = None
+    algorithm: Algorithm = "fedper"
+    fusion: str | Mapping[str, Any] = "none"
+    reference: Images | torch.Tensor | None = None
+    fusing: OwnFusionConfig = field(default_factory=OwnFusionConfig)
 
     def simulate(
         self,
@@ -146,8 +163,12 @@ class Federation:
         if len(set(names)) != len(names) or len(names) < 2:
             raise UserError(f"parties = {names}", "give two or more parties with different names")
         privacy = self._privacy(parties)
-        model = agree_on_model(self._build(self.model), self.shared, self.private)
-        records = {p.name: _units(_images(p.train), privacy.unit) for p in parties}
+        built = self._build(self.model)
+        model = agree_on_model(
+            built, *algorithm_split(self.algorithm, built, self.shared, self.private)
+        )
+        fusion = self._fusion(parties, privacy, built)
+        records = {p.name: _units(images_of(p.train), privacy.unit) for p in parties}
         mechanism = mechanism_of(privacy, rounds=self.rounds, records=records)
         if mechanism is not None:
             check_model(model.module, model.split, mechanism.mode)
@@ -165,7 +186,16 @@ class Federation:
             "rounds": self.rounds,
             "classes": list(self.classes),
             "seed": self.seed,
+            "algorithm": self.algorithm,
             "privacy": privacy.model_dump(mode="json"),
+            "fusion": None
+            if fusion is None
+            else {
+                "method": fusion.method,
+                "every": fusion.every,
+                "temperature": fusion.temperature,
+                "reference": [fusion.reference_digest, fusion.reference_size],
+            },
             "aggregation": {
                 "rule": "mean",
                 "weights": self.weights,
@@ -189,6 +219,9 @@ class Federation:
             weights=self._weights(records),
             minimum_parties=minimum,
             max_void_rounds=self.max_void_rounds,
+            fusion=None
+            if fusion is None
+            else fusion.terms(tuple(sorted(names)), len(self.classes), model.patterns),
         )
         return Agreed(
             terms=terms,
@@ -200,9 +233,51 @@ class Federation:
             roster=digest_of("roster", roster),
             factory=_name(self.model),
             records=records,
-            size=tuple(_images(parties[0].train).images.shape[1:]),
+            size=tuple(images_of(parties[0].train).images.shape[1:]),
             mechanism=mechanism,
             public_head=self.public_head is not None,
+            algorithm=self.algorithm,
+            fusion=fusion,
+            arguments=self.arguments,
+        )
+
+    def _fusion(
+        self, parties: Sequence[Party], privacy: PrivacyConfig, built: nn.Module
+    ) -> AgreedFusion | None:
+        method = self.fusion
+        keys: dict[str, Any] = {"method": method} if isinstance(method, str) else dict(method)
+        if self.reference is not None:
+            images = unlabelled(self.reference)
+            keys["reference"] = {"digest": data_digest(images).hex(), "size": len(images)}
+        where = "Federation(fusion=...)"
+        fusion = parse(FusionConfig, keys, where)
+        faults = [
+            Fault(where, finding.key, str(finding.value), finding.cure)
+            for finding in fusion_and_privacy(fusion, privacy)
+        ]
+        if faults:
+            raise ConfigError(faults)
+        own = [party.name for party in parties if party.model is not None]
+        if fusion.method == "average" and own:
+            raise UserError(
+                f"{', '.join(own)} with a private part of its own, and fusion = 'average'",
+                "private layers that differ cannot be averaged: use 'distill' or 'ensemble'",
+            )
+        if fusion.method == "none":
+            return None
+        models = {p.name: built if p.model is None else self._build(p.model) for p in parties}
+        return AgreedFusion(
+            method=fusion.method,
+            every=fusion.every,
+            temperature=TEMPERATURE if fusion.temperature is None else fusion.temperature,
+            reference_size=None if fusion.reference is None else fusion.reference.size,
+            reference_digest=None if fusion.reference is None else fusion.reference.digest,
+            models=models,
+            recipes={
+                p.name: Recipe(factory=_name(p.model), arguments=self.arguments)
+                for p in parties
+                if p.model is not None
+            },
         )
 
     def _privacy(self, parties: Sequence[Party]) -> PrivacyConfig:
@@ -253,7 +328,7 @@ class Federation:
         progress: Callable[[str], Progress],
     ) -> dict[str, Outcome]:
         hub = MemoryHub(party.name for party in parties)
-        turn, crew = threading.RLock(), _Crew()
+        turn, crew = threading.RLock(), Crew()
 
         def one(party: Party) -> Outcome:
             path = out / party.name
@@ -263,14 +338,17 @@ class Federation:
                 return live(
                     agreed=agreed,
                     settings=Settings(
-                        training=party.training or self.training, acceptance=self.acceptance
+                        training=party.training or self.training,
+                        acceptance=self.acceptance,
+                        fusion=self.fusing,
                     ),
                     me=Identity(name=party.name, secret=secrets[party.name]),
                     model=None if party.model is None else self._build(party.model),
                     data=PartyData(
-                        train=_images(party.train),
-                        validation=None if party.validation is None else _images(party.validation),
-                        test=None if party.test is None else _images(party.test),
+                        train=images_of(party.train),
+                        validation=optional(party.validation),
+                        test=optional(party.test),
+                        reference=None if self.reference is None else unlabelled(self.reference),
                     ),
                     folder=folder,
                     wire=hub.wire(party.name),
@@ -281,47 +359,6 @@ class Federation:
                 )
 
         return crew.run({party.name: partial(one, party) for party in parties})
-
-
-class _Crew:
-    """Runs one thread a party; the first failure closes everybody's link."""
-
-    def __init__(self) -> None:
-        self._links: list[Link] = []
-        self._guard = threading.Lock()
-        self._failures: list[BaseException] = []
-
-    def join(self, link: Link) -> None:
-        with self._guard:
-            self._links.append(link)
-            failed = bool(self._failures)
-        if failed:
-            link.close()
-
-    def run(self, jobs: Mapping[str, Callable[[], Outcome]]) -> dict[str, Outcome]:
-        outcomes: dict[str, Outcome] = {}
-
-        def work(name: str, job: Callable[[], Outcome]) -> None:
-            try:
-                outcomes[name] = job()
-            except BaseException as error:  # reported by the thread that waits
-                with self._guard:
-                    self._failures.append(error)
-                    links = list(self._links)
-                for link in links:
-                    link.close()
-
-        threads = [
-            threading.Thread(target=work, args=item, name=f"party {item[0]}", daemon=True)
-            for item in jobs.items()
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self._failures:
-            raise self._failures[0]
-        return outcomes
 
 
 def _account(agreed: Agreed, party: str) -> Account | None:
@@ -337,19 +374,6 @@ def _units(data: ImageSet, unit: str | None) -> int:
 
 def _silent(name: str) -> Progress:
     return Silent()
-
-
-def _images(data: Images) -> ImageSet:
-    if isinstance(data, ImageSet):
-        return data
-    try:
-        images, labels = data
-    except (TypeError, ValueError):
-        raise DataError(
-            f"images given as {type(data).__name__}",
-            "give an ImageSet or a pair of tensors (images, labels)",
-        ) from None
-    return ImageSet(images=images, labels=labels)
 
 
 def _name(factory: Factory) -> str:

@@ -259,7 +259,8 @@ def _checked(debit: Debit) -> Debit:
     wrong = [name for name, value in floats.items() if not (math.isfinite(value) and value > 0)]
     wrong += ["sample_rate"] if floats["sample_rate"] > 1 else []
     wrong += [name for name in ("release", "root") if len(getattr(debit, name)) != _DIGEST]
-    wrong += [name for name in ("round", "steps") if getattr(debit, name) < 1]
+    wrong += ["round"] if debit.round < 1 else []
+    wrong += ["steps"] if debit.steps < 0 else []
     if wrong:
         values = ", ".join(f"{name} = {_shown(getattr(debit, name))}" for name in wrong)
         raise Defect(f"round {debit.round}: the {debit.kind} was to be debited with {values}")

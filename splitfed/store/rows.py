@@ -77,8 +77,8 @@ class Debit(msgspec.Struct, frozen=True, kw_only=True):
             is sampled.
         noise_multiplier: standard deviation of the noise ÷ ``max_grad_norm``, above 0.
         max_grad_norm: L2 bound to which what is noised is clipped, above 0, in its own unit.
-        steps: how often the mechanism ran for this release, from 1: planned steps, also
-            where training stopped early.
+        steps: how often the mechanism ran for this release: planned steps, also where training
+            stopped early; 0 for what follows from earlier releases alone and costs nothing.
     """
 
     release: bytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from splitfed.training.trainer import Progress, RoundResult, Trainer
+from splitfed.training.loop import Progress, RoundResult
+from splitfed.training.phases import as_alone
+from splitfed.training.trainer import Trainer
 
-__all__ = ["Progress", "RoundResult", "Trainer"]
+__all__ = ["Progress", "RoundResult", "Trainer", "as_alone"]

@@ -23,10 +23,11 @@ from splitfed.sharing import Split, canonical_name, load_tensors, named_tensors,
 from splitfed.tensors import Tensors, all_finite
 from splitfed.training.batches import Batches
 from splitfed.training.determinism import find_device
+from splitfed.training.loop import REPORT_SECONDS, Progress, RoundResult
 from splitfed.training.losses import check_labels, objective
 from splitfed.training.optimizer import NamedOptimizer
 from splitfed.training.schedule import round_rate
-from splitfed.training.trainer import REPORT_SECONDS, Progress, RoundResult, below, check_state
+from splitfed.training.trainer import below, check_state
 
 if TYPE_CHECKING:
     from splitfed.config import TrainingConfig

@@ -87,7 +87,7 @@ def test_the_contract_digest_stays_what_it_is(tmp_path: Path) -> None:
     """Two versions of splitfed that read one file must agree. If this fails on purpose,
     raise CONTRACT_SCHEMA: old and new versions then say so instead of only differing."""
     assert read(tmp_path).contract_digest.hex() == (
-        "c1302bc85f1e7b31fb526f12d9003c8c440a6b9d35454e207a7edc8e1c1e15e2"
+        "19db718f78d2eb2c22ca971bdbe1063a166a1ddf6caab42942896e591a93a7f7"
     )
 
 

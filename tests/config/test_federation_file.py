@@ -109,9 +109,9 @@ ONE_FAULT = {
     "epsilon under none": (
         'mode = "none"', 'mode = "none"\nepsilon = 3.0', "privacy.epsilon", "adds no noise",
     ),
-    "fusion not built": (
+    "distilled without images": (
         'mode = "none"', 'mode = "none"\n[fusion]\nmethod = "distill"',
-        "fusion.method", "not built yet",
+        "fusion.reference", "every party holds",
     ),
     "fusion's key without fusion": (
         'mode = "none"', 'mode = "none"\n[fusion]\nevery = 2', "fusion.every", "contradicts",

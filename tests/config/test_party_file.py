@@ -63,7 +63,7 @@ ONE_FAULT = {
     "bind": ("\n[link]\nbind = 'here'\n", "link.bind", "tcp://"),
     "leave": ("\n[defence]\non_distrust = 'leave'\n", "defence.on_distrust", "not built yet"),
     "consent": (
-        "\n[fusion]\nrelease_private = true\n", "fusion.release_private", "not built yet",
+        "\n[fusion]\nrelease_private = true\n", "fusion.release_private", "nothing private leaves",
     ),
     "own model": ("\n[model]\nfactory = 'x'\n", "model.factory", "package.module:Class"),
 }  # fmt: skip
@@ -91,7 +91,7 @@ SPOILT = {
         "folder:scans/test", "folder:secret.json", "data.test", "needs a folder",
     ),
     "reference": (
-        'id = "scans"', 'id = "scans"\nreference = "digits:"', "data.reference", "not built yet",
+        'id = "scans"', 'id = "scans"\nreference = "digits:"', "data.reference", "is not read",
     ),
     "budget": (
         'id = "scans"', 'id = "scans"\nbudget_epsilon = 3.0\nbudget_delta = 1e-5',

@@ -179,11 +179,9 @@ def test_dp_shared_is_one_of_them() -> None:
     assert not set(REFUSED) & set(MODES)
 
 
-def test_fusion_under_noise_is_not_built_yet() -> None:
-    assert "not built yet" in faults_of("dp-frozen", fusion_epsilon=1.0)["fusion_epsilon"].cure
-
-
-# --- in federation.toml ------------------------------------------------------------------------
+def test_what_fusion_may_spend_is_a_part_of_epsilon() -> None:
+    fault = faults_of("dp-frozen", fusion_epsilon=8.0, epsilon=8.0)["fusion_epsilon"]
+    assert "should be below epsilon = 8" in fault.cure
 
 
 def section_of(mode: str, **changes: Any) -> str:

@@ -41,7 +41,7 @@ def agreement(**other: Any) -> str:
         "max_update_norm": 12.0,
         "privacy": {"mode": "none"},
     }
-    return federation_text(**{**values, **other})
+    return federation_text(**{"fusion": {"method": "none"}, **values, **other})
 
 
 def joined(text: str, name: str = "hospital-a") -> str:

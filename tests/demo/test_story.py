@@ -11,7 +11,7 @@ from splitfed.demo import check_choices, make_parties, reference
 from splitfed.demo.story import MARK
 from splitfed.errors import UserError
 from splitfed.progress import Silent
-from splitfed.run.party import load_data
+from splitfed.run.agreement import load_data
 
 
 def test_the_setting_is_the_fixed_one(tmp_path: Path) -> None:

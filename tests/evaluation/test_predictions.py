@@ -97,6 +97,8 @@ def test_regression_has_a_squared_error_and_no_accuracy() -> None:
     assert said.correct is None
     assert score(said).row() == {
         "accuracy": None, "accuracy_low": None, "accuracy_high": None, "loss": 2.5,
+        "balanced_accuracy": None, "auroc": None, "calibration_error": None,
+        "per_class": None, "confusion": None,
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitfed.errors import Defect
-from splitfed.evaluation import Predictions, score, wilson_interval
+from splitfed.evaluation import Predictions, measure, score, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,7 @@ def test_score_counts_right_answers() -> None:
     got = score(said)
     assert (got.size, got.accuracy, got.loss) == (4, 0.75, 0.5)
     assert (got.accuracy_low, got.accuracy_high) == wilson_interval(3, 4)
-    assert list(got.row()) == ["accuracy", "accuracy_low", "accuracy_high", "loss"]
+    row = got.row()
+    assert list(row)[:4] == ["accuracy", "accuracy_low", "accuracy_high", "loss"]
+    assert [row[key] for key in list(row)[:4]] == [0.75, *wilson_interval(3, 4), 0.5]
+    assert {key: row[key] for key in list(row)[4:]} == measure(said).row()

@@ -244,8 +244,8 @@ def test_a_budget_that_another_run_spent_meanwhile_is_seen_under_the_lock(tmp_pa
     row = ReleaseRow(release=b"2" * 32, round=1, kind="update", tensors=(), root=b"r" * 32, size=0)
     with opened(tmp_path) as one, opened(tmp_path) as other:
         mine, theirs = (account(budget, (cost(1) + cost(2)) / 2) for budget in (one, other))
-        mine.allow(b"m" * 32, 1)
-        theirs.allow(b"t" * 32, 1)
+        mine.allow(b"m" * 32, 1, "update")
+        theirs.allow(b"t" * 32, 1, "update")
         theirs.debit(b"t" * 32, msgspec.structs.replace(row, release=b"1" * 32))
         with pytest.raises(BudgetExceeded):
             mine.debit(b"m" * 32, row)

@@ -18,7 +18,15 @@ from splitfed.report import (
     write_combined,
     write_report,
 )
-from tests.support.reports import private_report, sample_report, troubled_report
+from tests.support.reports import (
+    fused_both,
+    fused_report,
+    fusion_part,
+    private_report,
+    sample_report,
+    score_row,
+    troubled_report,
+)
 
 
 def test_a_report_is_written_read_back_and_has_its_page(tmp_path: Path) -> None:
@@ -135,6 +143,57 @@ def test_under_noise_the_personal_model_and_its_references_have_columns_of_their
 
 def test_five_models_and_their_intervals_fit_eighty_columns() -> None:
     assert "91.2–93.5" in printed({"hospital-a": private_report()}, width=80)
+
+
+def test_after_fusion_all_five_models_stand_side_by_side_in_eighty_columns() -> None:
+    text = printed(fused_both(), width=80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    rows = [line for line in text.splitlines() if line.startswith("│ hospital")]
+    assert [row.count(" % ") for row in rows] == [5, 5]
+    assert text.count("92.4 %") == 2
+    for expected in ("94.5–96.8", "90.1–92.4", "fusion", "outputs"):
+        assert expected in text, expected
+
+
+def seven_models(party: str) -> dict:
+    report = private_report(party, fusion=fusion_part(epsilon=0.5), kept="partial")
+    report["evaluation"] |= {"outputs_only": score_row(0.9), "fused": score_row(0.94)}
+    return report
+
+
+@pytest.mark.parametrize("parties", [1, 5])
+def test_seven_models_have_a_row_each_in_eighty_columns(parties: int) -> None:
+    names = [f"hospital-{i}" for i in range(parties)]
+    text = printed({name: seven_models(name) for name in names}, width=80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for row in (
+        "│ personal model            │   93.1 % │ 91.9–94.2 │",
+        "│ noised model itself       │   74.4 % │ 72.2–76.4 │",
+        "│ outputs shared, no layers │   90.0 % │ 88.8–91.1 │",
+        "│ after fusion              │   94.0 % │ 92.8–95.1 │",
+    ):
+        assert text.count(row) == parties, row
+
+
+def test_a_long_name_does_not_break_the_figures() -> None:
+    name = "h" * 63
+    text = printed({name: fused_report(name)}, width=80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "│   95.7 % │ 94.5–96.8 │" in text
+
+
+def test_every_party_reads_its_verdict_and_which_model_it_kept() -> None:
+    text = " ".join(printed(fused_both(), width=80).split())
+    assert "hospital-a: Federation helped you." in text
+    assert "hospital-b: Federation did not help you." in text
+    assert "Kept: the fused model (own" in text
+    assert "Kept: the model trained alone (own" in text
+    lines = plain_lines(fused_both())
+    assert "hospital-a: after fusion (fused): 95.7 % (95 % interval 94.5 to 96.8)" in lines
+    assert (
+        "hospital-b: Kept: the model trained alone (own validation images: trained alone 93.1 %, "
+        "shared layers averaged 92.7 %, after fusion 91.9 %)."
+    ) in lines
 
 
 def test_a_model_that_parties_made_differently_has_its_usual_name() -> None:

@@ -2,57 +2,27 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from html.parser import HTMLParser
 
 import pytest
 
 from splitfed.report import validate
 from splitfed.report.page import combined_page, models, party_page, scale, time_slices
 from splitfed.report.schema import validate_all
+from tests.report.reading import Reader
 from tests.support.reports import (
     both,
     budget_report,
+    fused_both,
+    fused_report,
+    fusion_part,
     history_row,
     private_report,
     privately,
     sample_report,
     score_row,
     troubled_report,
+    unhelped_report,
 )
-
-VOID_TAGS = {"meta", "br", "link", "img", "input", "hr", "col"}
-
-
-class Reader(HTMLParser):
-    """Text and attributes of a page; insists that every element is closed in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-        self.text = re.sub(r"\s+", " ", "".join(self.words))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in VOID_TAGS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
 
 
 @cache
@@ -64,11 +34,17 @@ def pages() -> dict[str, str]:
         "private": party_page(validate(private_report())),
         "update": party_page(validate(private_report(mode="party-update"))),
         "budget": party_page(validate(budget_report())),
+        "fused": party_page(validate(fused_report())),
+        "unhelped": party_page(validate(unhelped_report())),
+        "fused-combined": combined_page(validate_all(fused_both()), {}),
         "private-combined": combined_page(validate_all(privately()), {}),
     }
 
 
-KINDS = ["party", "troubled", "combined", "private", "update", "budget", "private-combined"]
+KINDS = [
+    "party", "troubled", "combined", "private", "update", "budget", "fused", "unhelped",
+    "fused-combined", "private-combined",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,6 +118,7 @@ def test_names_and_reasons_of_others_are_text_never_markup() -> None:
     report["privacy"] |= {"accountant": evil, "account": private_report()["privacy"]["account"]}
     report["privacy"]["account"] |= {"data_id": evil, "units": [evil, "record"]}
     report["ended_because"], report["outcome"] = evil, "alone"
+    report["fusion"], report["kept"] = fusion_part(parties=[evil], kept=evil), evil
     checked = validate(report)
     for page in (party_page(checked), combined_page({evil: checked, "b": checked}, {})):
         reader = Reader(page)
@@ -229,7 +206,7 @@ def test_parties_under_one_promise_read_it_once_and_have_their_own_accounts() ->
 
 
 def test_without_privacy_no_page_speaks_of_epsilon() -> None:
-    for kind in ("party", "troubled", "combined"):
+    for kind in ("party", "troubled", "combined", "fused", "unhelped", "fused-combined"):
         assert "ε" not in pages()[kind]
         assert "In plain words" not in pages()[kind]
 

@@ -3,11 +3,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
+import torch
 
 from splitfed.errors import Defect
+from splitfed.evaluation import Predictions, score
 from splitfed.report import combine, validate
-from tests.support.reports import history_row, sample_report, score_row, troubled_report
+from tests.support.reports import (
+    full_row,
+    fused_report,
+    fusion_part,
+    history_row,
+    sample_report,
+    score_row,
+    troubled_report,
+    unhelped_report,
+)
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -24,7 +36,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("report", [sample_report(), troubled_report()])
+@pytest.mark.parametrize(
+    "report", [sample_report(), troubled_report(), fused_report(), unhelped_report()]
+)
 def test_what_a_run_writes_is_a_report(report: dict[str, Any]) -> None:
     checked = validate(report)
     assert checked.party == report["party"]
@@ -87,6 +101,95 @@ def test_a_wrong_value_is_named_by_its_place(path: str, value: Any, match: str) 
 def test_an_accuracy_outside_its_interval_is_refused(row: dict[str, Any]) -> None:
     with pytest.raises(Defect, match="evaluation.partial"):
         validate(changed("evaluation.partial", row))
+
+
+def test_a_report_from_before_fusion_and_metrics_is_still_a_report() -> None:
+    report = sample_report()
+    report["evaluation"] |= {key: score_row(0.9) for key in ("local_only", "partial", "full")}
+    assert not {"fusion", "kept"} & set(report)
+    checked = validate(report)
+    assert checked.fusion is checked.kept is None
+    assert checked.evaluation.partial is not None
+    for key in ("balanced_accuracy", "auroc", "calibration_error", "per_class", "confusion"):
+        assert getattr(checked.evaluation.partial, key) is None
+
+
+def one_class(**changes: Any) -> list[dict[str, Any]]:
+    return [{"class": 0, "images": 5, "recall": 0.2, "precision": None, **changes}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"balanced_accuracy": 1.01}, r"balanced_accuracy 1\.01 is not within"),
+        ({"auroc": -0.1}, "auroc"),
+        ({"calibration_error": 2.0}, "calibration_error"),
+        ({"per_class": one_class(recall=1.5)}, "recall 1.5"),
+        ({"per_class": one_class(precision=-1.0)}, "precision -1.0"),
+        ({"per_class": one_class(images=-1)}, "images -1 is below 0"),
+        ({"per_class": one_class(**{"class": 1})}, "in order"),
+        ({"confusion": [[1, 2], [3]]}, "confusion is not 2 x 2"),
+        ({"confusion": [[1, -2], [3, 4]]}, "confusion -2"),
+        ({"confusion": [[1, 2.5], [3, 4]]}, "Expected `int`"),
+        ({"per_class": one_class(), "confusion": [[1, 2], [3, 4]]}, "confusion is not 1 x 1"),
+        ({"per_class": one_class(), "confusion": [[6]]}, "more images of class 0"),
+    ],
+)
+def test_a_metric_out_of_its_range_is_refused(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(Defect, match=match):
+        validate(changed("evaluation.partial", {**score_row(0.9), **changes}))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_evaluation_measures_is_what_a_report_takes(broken: bool) -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.6, 0.4]], dtype=torch.float64)
+    if broken:
+        probabilities[0] = math.nan
+    labels = torch.tensor([0, 1, 1])
+    row = score(
+        Predictions(probabilities=probabilities, values=None, labels=labels, loss=None)
+    ).row()
+    checked = validate(changed("evaluation.partial", row)).evaluation.partial
+    assert msgspec.to_builtins(checked) == row
+
+
+def test_images_without_an_answer_are_in_no_column_of_the_matrix() -> None:
+    row = {**full_row(0.9, [5, 5]), "confusion": [[4, 0], [0, 0]]}
+    validate(changed("evaluation.partial", row))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"method": "vote"}, r"\$\.fusion\.method"),
+        ({"outcome": "lost"}, r"\$\.fusion\.outcome"),
+        ({"kind": "images"}, r"\$\.fusion\.kind"),
+        ({"reference_size": -1}, "reference_size -1"),
+        ({"payload_bytes": -1}, "payload_bytes -1"),
+        ({"epsilon": -0.1}, "epsilon -0.1"),
+        ({"validation": {"local_only": 1.2, "partial": None, "fused": None}}, "local_only 1.2"),
+        ({"validation": {"local_only": 0.9, "partial": None}}, "missing required field `fused`"),
+    ],
+)
+def test_a_fusion_out_of_its_range_is_refused(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(Defect, match=match):
+        validate(sample_report(fusion=fusion_part(**changes)))
+
+
+def test_a_run_without_fusion_says_so_in_as_many_words() -> None:
+    nothing = dict.fromkeys(
+        ("kind", "reference_size", "payload_bytes", "epsilon", "kept", "validation")
+    )
+    part = {"method": "none", "outcome": "none", "parties": [], **nothing}
+    validate(sample_report(fusion=part))
+
+
+@pytest.mark.parametrize("key", list(fusion_part()))
+def test_every_key_of_a_fusion_is_required_by_name(key: str) -> None:
+    part = fusion_part()
+    del part[key]
+    with pytest.raises(Defect, match=f"missing required field `{key}`"):
+        validate(sample_report(fusion=part))
 
 
 def test_what_was_not_measured_is_none() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from splitfed.report import validate, verdict_sentence, words
+from splitfed.report import sentences, validate, verdict_sentence, words
 from tests.support.reports import (
     budget_report,
     private_report,
@@ -83,14 +83,14 @@ def test_a_fused_model_is_called_so() -> None:
 
 
 def test_a_run_that_ended_alone_says_why_and_for_how_long() -> None:
-    said = words.ending(validate(troubled_report()))
+    said = sentences.ending(validate(troubled_report()))
     assert said == (
         "Finished alone: 3 rounds were void. 4 rounds were trained without any exchange."
     )
 
 
 def test_a_run_that_the_budget_stopped_says_why_and_how_far_it_came() -> None:
-    assert words.ending(validate(budget_report())) == (
+    assert sentences.ending(validate(budget_report())) == (
         "Privacy budget spent. Round 7 was not begun: the privacy budget of data set chest-2024 is "
         "epsilon = 8 at delta = 1e-05; 7.7102 is spent, and this round would make it 8.1377. 6 of "
         "10 rounds took place; the model so far was fitted, measured and kept."
@@ -98,7 +98,9 @@ def test_a_run_that_the_budget_stopped_says_why_and_how_far_it_came() -> None:
 
 
 def test_a_run_whose_own_updates_were_refused_says_so() -> None:
-    said = words.ending(validate(sample_report(outcome="excluded", ended_because="it was long")))
+    said = sentences.ending(
+        validate(sample_report(outcome="excluded", ended_because="it was long"))
+    )
     assert said.startswith("Stopped, because this party's own updates were refused. It was long. ")
 
 
@@ -124,14 +126,14 @@ def test_without_privacy_the_models_mean_what_they_always_did() -> None:
 
 
 def test_an_unconfirmed_run_says_what_to_do_and_a_finished_one_nothing() -> None:
-    assert "Run again later" in words.ending(validate(sample_report(confirmed=False)))
-    assert words.ending(validate(sample_report())) == ""
-    assert words.ending(validate(sample_report(confirmed=None, outcome=None))) == ""
+    assert "Run again later" in sentences.ending(validate(sample_report(confirmed=False)))
+    assert sentences.ending(validate(sample_report())) == ""
+    assert sentences.ending(validate(sample_report(confirmed=None, outcome=None))) == ""
 
 
 def test_faults_are_told_in_sentences_and_a_quiet_run_has_none() -> None:
-    assert words.faults(validate(sample_report())) == []
-    lines = words.faults(validate(troubled_report()))
+    assert sentences.faults(validate(sample_report())) == []
+    lines = sentences.faults(validate(troubled_report()))
     assert [line.split(" ")[-1] for line in lines[:2]] == ["twice.", "once."]
     assert lines[2].startswith("3 rounds were void")
 
@@ -170,6 +172,6 @@ def test_shapes_and_bytes_of_tensors() -> None:
 
 
 def test_which_model_was_saved_is_said_where_it_is_not_the_federated_one() -> None:
-    saved = words.ending(validate(sample_report(kept="local_only")))
+    saved = sentences.ending(validate(sample_report(kept="local_only")))
     assert saved.startswith("The model that was saved is the one trained alone")
-    assert words.ending(validate(sample_report(kept="partial"))) == ""
+    assert sentences.ending(validate(sample_report(kept="partial"))) == ""

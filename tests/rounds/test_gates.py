@@ -71,7 +71,6 @@ def let_out(update, outbox, terms=TERMS, spending=None):
         signer=Signer(),
         outbox=outbox,
         spending=Unaccounted() if spending is None else spending,
-        releases=2,
     )
 
 
@@ -172,8 +171,8 @@ def test_an_honest_update_is_admitted_with_its_values():
     [
         ({"run": b"x" * 32}, "another run"),
         ({"round": 3}, "round 3 instead of 2"),
-        ({"round": 0}, "round 0 of 4"),
-        ({"round": 5}, "round 5 of 4"),
+        ({"round": 0}, "round 0, the first is 1"),
+        ({"round": 5}, "round 5 instead of 2"),
         ({"party": "c"}, "party 'c' is not in the agreement"),
         ({"kind": "outputs"}, "kind 'outputs'"),
     ],

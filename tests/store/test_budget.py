@@ -140,7 +140,7 @@ def test_a_changed_data_set_under_the_same_id_is_refused(file: Path) -> None:
         ("release", b"short"),
         ("root", b""),
         ("round", 0),
-        ("steps", 0),
+        ("steps", -1),
         ("sample_rate", 1.5),
         ("sample_rate", 0.0),
         ("noise_multiplier", 0.0),

@@ -11,15 +11,26 @@ from pathlib import Path
 import torch
 
 from splitfed.progress import Silent
-from splitfed.rounds import Ending, Engine, Entrance, Terms, Trained
+from splitfed.rounds import Ending, Engine, Entrance, FusionTerms, Terms, Trained
 from splitfed.store import RunFolder
 from splitfed.tensors import Tensors, describe, digest
 from splitfed.transport.events import Greeting
 from splitfed.transport.keys import Identity, Secret, make_secret, verify_signature
 from splitfed.transport.link import Link
 from splitfed.transport.memory import MemoryHub
+from splitfed.types import TensorSpec
 
 INITIAL: Tensors = {"w": torch.zeros(4), "b": torch.tensor([1.0, -1.0])}
+
+REFERENCE, CLASSES = 4, 3
+OUTPUTS = (TensorSpec("outputs", (REFERENCE, CLASSES), "float32"),)
+
+
+def outputs_fusion(names: list[str], every: int | None = None) -> FusionTerms:
+    """Outputs on four reference images with three classes."""
+    return FusionTerms(
+        method="distill", kind="outputs", tensors=dict.fromkeys(names, OUTPUTS), every=every
+    )
 
 
 class AddingLearner:
@@ -30,6 +41,8 @@ class AddingLearner:
         self.values = {name: tensor.clone() for name, tensor in INITIAL.items()}
         self.trained: list[int] = []
         self.merged: list[bytes] = []
+        self.prepared: list[tuple[str, bool]] = []
+        self.absorbed: list[dict[str, bytes]] = []
         self.crash: Callable[[int], None] = lambda round: None
 
     def train(self, round, step) -> Trained:
@@ -45,6 +58,20 @@ class AddingLearner:
     def merge(self, shared: Tensors) -> None:
         self.values = {name: tensor.clone() for name, tensor in shared.items()}
         self.merged.append(digest(shared))
+
+    def prepare(self, kind, final, step) -> Trained:
+        self.crash(-1)
+        self.prepared.append((kind, final))
+        return Trained(loss=None, seconds=0.0)
+
+    def outgoing(self) -> Tensors:
+        """Each row of outputs certain of class number ``step``, modulo three."""
+        outputs = torch.zeros(REFERENCE, CLASSES)
+        outputs[:, int(self.step) % CLASSES] = 1.0
+        return {"outputs": outputs}
+
+    def absorb(self, received) -> None:
+        self.absorbed.append({party: digest(tensors) for party, tensors in received.items()})
 
     def validate(self) -> float | None:
         return None

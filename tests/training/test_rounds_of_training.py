@@ -12,6 +12,7 @@ from splitfed.random import derive, generator
 from splitfed.sharing import named_tensors, shared_tensors
 from splitfed.tensors import digest
 from splitfed.training import batches as batches_module
+from splitfed.training import loop as loop_module
 from splitfed.training import trainer as trainer_module
 from tests.support.data import tiny_set
 from tests.support.training import CLASSES, TinyNet, tiny_trainer
@@ -168,7 +169,7 @@ def test_a_loss_that_is_not_finite_names_party_round_step_and_loss() -> None:
 
 
 def test_a_diverging_round_is_stopped_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(loop_module, "REPORT_SECONDS", 0.0)
     seen: list[int] = []
     trainer = tiny_trainer(lr=1e30, steps=50)
     with pytest.raises(UserError, match="the training loss is (nan|inf) in round 1, step"):
@@ -180,10 +181,10 @@ def test_progress_is_told_at_most_every_interval_and_always_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[tuple[int, int, float]] = []
-    monkeypatch.setattr(trainer_module, "REPORT_SECONDS", math.inf)
+    monkeypatch.setattr(loop_module, "REPORT_SECONDS", math.inf)
     result = tiny_trainer().train_round(1, lambda *told: seen.append(told))
     assert seen == [(3, 3, result.loss)]
-    monkeypatch.setattr(trainer_module, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(loop_module, "REPORT_SECONDS", 0.0)
     tiny_trainer().train_round(1, lambda *told: seen.append(told))
     assert [told[:2] for told in seen[1:]] == [(1, 3), (2, 3), (3, 3)]
     assert seen[-1][2] == result.loss

@@ -1,0 +1,105 @@
+"""Where a party stands between two exchanges, and how that is kept in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitfed.rounds.learner import Learner, Trained
+from splitfed.rounds.recovery import check_checkpoint, packed, sorted_out, under
+from splitfed.rounds.schedule import plan, trained
+from splitfed.rounds.terms import UPDATE, Terms
+from splitfed.store import Checkpoint, RunFolder
+from splitfed.tensors import Tensors
+
+
+@dataclass(kw_only=True)
+class Place:
+    """Everything that the next exchange depends on, besides the learner's own state.
+
+    Attributes:
+        terms: the agreement.
+        g: the agreed shared tensors as they are now.
+        kinds: what was exchanged and is closed, in order.
+        received: what the fusion after the last round brought, by party; None before it, and
+            where it came to nothing.
+        trained: what training or preparing the open exchange came to, once it is done.
+        voids: void exchanges so far.
+    """
+
+    terms: Terms
+    g: Tensors
+    kinds: list[str] = field(default_factory=list)
+    received: dict[str, Tensors] | None = None
+    trained: Trained | None = None
+    voids: int = 0
+
+    @property
+    def closed(self) -> int:
+        """Number of the last closed exchange; 0 before the first."""
+        return len(self.kinds)
+
+    @property
+    def rounds(self) -> int:
+        """Closed rounds of training."""
+        return trained(self.kinds)
+
+    @property
+    def plan(self) -> tuple[str, ...]:
+        """The kinds of all exchanges, closed ones and those to come."""
+        return plan(self.kinds, self.terms)
+
+    @property
+    def next(self) -> str:
+        """What is exchanged next; empty when all is done."""
+        return next(iter(self.plan[self.closed :]), "")
+
+    def number(self, exchange: int) -> int:
+        """The round of training that an exchange is, or that it comes after."""
+        return trained(self.plan[:exchange])
+
+    def close(self, kind: str, outcome: str) -> None:
+        """The open exchange has ended."""
+        self.kinds.append(kind)
+        self.trained = None
+        self.voids += outcome == "void"
+
+    def take(self, kind: str, admitted: Mapping[str, Tensors], learner: Learner) -> None:
+        """Take over what came of an exchange; ``g`` is already the one that was voted for."""
+        if kind == UPDATE:
+            learner.merge(self.g)
+        elif self.rounds >= self.terms.rounds:
+            self.received = dict(admitted) or None
+        elif admitted:
+            learner.absorb(admitted)
+
+    def resume(self, folder: RunFolder, learner: Learner) -> list[dict[str, Any]]:
+        """Go on where the folder left off; returns everything that was rejected until then.
+
+        Raises:
+            FolderError: the newest whole checkpoint is too old.
+        """
+        rows = folder.history()
+        self.kinds = [row.get("kind", UPDATE) for row in rows]
+        self.voids = sum(row["outcome"] == "void" for row in rows)
+        checkpoint = folder.checkpoint()
+        if checkpoint is not None:
+            check_checkpoint(folder, checkpoint, self.closed)
+            self.g = under("global/", checkpoint.tensors)
+            self.received = sorted_out(under("received/", checkpoint.tensors)) or None
+            learner.restore(under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
+            if checkpoint.meta["phase"] == "trained":
+                self.trained = Trained(**checkpoint.meta["trained"])
+        return [fault for row in rows for fault in row["rejected"]]
+
+    def checkpoint(self, learner: Learner, round: int, phase: str, **more: Any) -> Checkpoint:
+        """All that :meth:`resume` needs, as of now."""
+        tensors, meta = learner.state()
+        return Checkpoint(
+            round=round,
+            tensors={f"global/{name}": tensor for name, tensor in self.g.items()}
+            | {f"learner/{name}": tensor for name, tensor in tensors.items()}
+            | {f"received/{name}": t for name, t in packed(self.received or {}).items()},
+            meta={"phase": phase, "learner": meta, **more},
+        )

@@ -1,0 +1,255 @@
+"""The bundle: a finished model in the run folder, with all that is needed to use it.
+
+``model.safetensors`` holds the kept model, ``members.safetensors`` (if there is one) the
+others, each tensor as ``<member>/<name>``, and ``model.json`` what they are. The last is
+written last and holds the digests of the others, so that a bundle whose writing was cut
+short is noticed when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blake3
+import msgspec
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from splitfed.data import Preprocessing
+from splitfed.errors import Defect, FolderError, ModelError, UserError
+from splitfed.models import initialise
+from splitfed.serve.facts import (
+    FACTS,
+    KEPT,
+    KEPT_FILE,
+    LARGEST,
+    MEMBERS_FILE,
+    RUN_AGAIN,
+    SCHEMA,
+    Facts,
+    decode,
+)
+from splitfed.sharing import load_tensors, split_model
+from splitfed.store import RunFolder
+from splitfed.store.checkpoints import file_digest, load
+from splitfed.tensors import Tensors, all_finite, describe
+from splitfed.types import TensorSpec
+
+DAMAGED = "restore it from a backup, or " + RUN_AGAIN
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bundle:
+    """A bundle that was read and checked.
+
+    Attributes:
+        path: the run folder.
+        facts: what stands in ``model.json``.
+        preprocessing: from a picture to the model's input.
+        models: by the name of each model, the modules whose probabilities it averages, in
+            evaluation mode. Equal members of two models are one module.
+        digest: BLAKE3 of ``model.json``, 64 hex digits. It covers the tensors, whose digests
+            stand in that file.
+    """
+
+    path: Path
+    facts: Facts
+    preprocessing: Preprocessing
+    models: Mapping[str, tuple[nn.Module, ...]]
+    digest: str
+
+
+def write_bundle(
+    folder: RunFolder,
+    facts: Mapping[str, Any],
+    kept: Mapping[str, torch.Tensor],
+    members: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+) -> None:
+    """Write the bundle into a run folder, over one that is there.
+
+    Args:
+        folder: open, held by this process.
+        facts: the keys of :class:`~splitfed.serve.facts.Facts` without ``schema`` and
+            ``digests``, which are filled in here, as ``software`` is where it is missing.
+            Further keys are written as they are.
+        kept: the tensors of member "kept" by canonical name, without tied aliases.
+        members: the same of the other members: "partial", "local_only", "fused" or
+            "peer:<party>". Each must be named by one of the ``models``.
+
+    Raises:
+        Defect: facts of the wrong form, or models and members that do not fit each other.
+        FolderError: the disk is full. What is there then is noticed by :func:`read_bundle`
+            to be of two parts, unless nothing of it was replaced yet.
+    """
+    others = dict(members or {})
+    files: list[tuple[str, Mapping[str, torch.Tensor]]] = [(KEPT_FILE, kept)]
+    if others:
+        named = {f"{who}/{name}": t for who, part in others.items() for name, t in part.items()}
+        files.append((MEMBERS_FILE, named))
+    whole = {"software": _software(), **facts, "schema": SCHEMA}
+    _refuse_misfits({**whole, "digests": {name: "" for name, _ in files}}, others)
+    digests = {name: folder.write_tensors(name, tensors).hex() for name, tensors in files}
+    folder.write_json(FACTS, {**whole, "digests": digests})
+    if not others:
+        # Only now: until model.json was replaced, the old one still asked for this file.
+        (folder.path / MEMBERS_FILE).unlink(missing_ok=True)
+
+
+def read_bundle(path: Path | str) -> Bundle:
+    """Read and check the bundle in a run folder, and build its models.
+
+    Building runs the code that ``factory`` names, of installed packages or of the folder
+    ``code``: read bundles of people whose code you would run. Before that, every file has
+    been compared with its digest. Nothing is unpickled and nothing is sent.
+
+    Raises:
+        FolderError: a file is missing, unreadable, too large, damaged, of another schema, or
+            was changed; a tensor is missing, extra or not finite. File and tensor are named.
+        ModelError: the model cannot be built, or its tensors are others than the file's.
+    """
+    path = Path(path)
+    text = _read_facts(path)
+    facts = decode(path / FACTS, text)
+    kept = _read_tensors(path, KEPT_FILE, facts)
+    stored: dict[str, Tensors] = {}
+    if MEMBERS_FILE in facts.digests:
+        for name, tensor in _read_tensors(path, MEMBERS_FILE, facts).items():
+            member, slash, rest = name.partition("/")
+            if not slash:
+                raise FolderError(f"{path / MEMBERS_FILE}: tensor {name} has no member", DAMAGED)
+            stored.setdefault(member, {})[rest] = tensor
+    misfit = _misfit(facts, stored)
+    if misfit:
+        raise FolderError(f"{path / FACTS}: {misfit}", DAMAGED)
+    try:
+        pictures = facts.preprocessing
+        preprocessing = Preprocessing(
+            channels=pictures.channels,
+            size=pictures.size,
+            mean=tuple(pictures.mean),
+            std=tuple(pictures.std),
+        )
+    except UserError as error:
+        raise FolderError(f"{path / FACTS}: {error.message}", RUN_AGAIN) from None
+    modules = {KEPT: _module(path, facts, KEPT, kept)} | {
+        name: _module(path, facts, name, tensors) for name, tensors in stored.items()
+    }
+    return Bundle(
+        path=path,
+        facts=facts,
+        preprocessing=preprocessing,
+        models={
+            model: tuple(modules[facts.member(name, stored)] for name in names)
+            for model, names in facts.models.items()
+        },
+        digest=blake3.blake3(text).hexdigest(),
+    )
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def _software() -> dict[str, str]:
+    from splitfed import __version__
+
+    return {"splitfed": __version__, "torch": str(torch.__version__)}
+
+
+def _refuse_misfits(whole: dict[str, Any], others: Mapping[str, Any]) -> None:
+    try:
+        facts = msgspec.convert(whole, Facts)
+    except msgspec.ValidationError as error:
+        raise Defect(f"the bundle's facts are no model.json: {error}") from None
+    misfit = _misfit(facts, others)
+    if misfit:
+        raise Defect(f"the bundle's facts and members: {misfit}")
+
+
+def _misfit(facts: Facts, stored: Mapping[str, Any]) -> str:
+    """How models and members fail to fit each other, or ""."""
+    used = set()
+    for model, names in facts.models.items():
+        for name in names:
+            try:
+                used.add(facts.member(name, stored))
+            except KeyError:
+                return f"model {model!r} names member {name!r}, which is in no file"
+    for name in sorted({*stored, KEPT} - used):
+        return f"member {name!r} belongs to no model"
+    return ""
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def _read_facts(path: Path) -> bytes:
+    file = path / FACTS
+    try:
+        if file.stat().st_size > LARGEST:
+            raise FolderError(f"{file} is larger than {LARGEST >> 20} MiB", DAMAGED)
+        return file.read_bytes()
+    except OSError as error:
+        raise FolderError(
+            f"{file} cannot be read: {error.strerror}",
+            "give the run folder of a finished run, such as runs/hospital-a",
+        ) from None
+
+
+def _read_tensors(path: Path, name: str, facts: Facts) -> Tensors:
+    file = path / name
+    found = file_digest(file)
+    if found is None:
+        raise FolderError(f"{file} is missing, {FACTS} names it", DAMAGED)
+    if found.hex() != facts.digests[name]:
+        raise FolderError(
+            f"{file} is damaged or was changed: its digest is {found.hex()[:16]}…, "
+            f"{FACTS} says {facts.digests[name][:16]}…",
+            DAMAGED,
+        )
+    try:
+        tensors, _ = load(file)
+    except (SafetensorError, ValueError) as error:
+        raise FolderError(f"{file} is no safetensors file: {error}", DAMAGED) from None
+    unfit = all_finite(tensors)
+    if unfit is not None:
+        raise FolderError(f"{file}: tensor {unfit} holds NaN or infinity", RUN_AGAIN)
+    return tensors
+
+
+def _module(path: Path, facts: Facts, member: str, tensors: Tensors) -> nn.Module:
+    """The member with its values, in evaluation mode."""
+    recipe = facts.recipe(member)
+    code = None if facts.code is None else Path(facts.code)
+    try:
+        module = initialise(recipe.factory, recipe.arguments, facts.seed, folder=code)
+        specs = split_model(module, "*").shared  # all of them, tied aliases left out
+    except UserError as error:
+        raise ModelError(f"{path / FACTS}: {error.message}", error.cure) from None
+    file = path / (KEPT_FILE if member == KEPT else MEMBERS_FILE)
+    prefix = "" if member == KEPT else f"{member}/"
+    _compare(file, prefix, recipe.factory, specs, tensors)
+    load_tensors(module, tensors)
+    return module.requires_grad_(False).eval()
+
+
+def _compare(
+    file: Path, prefix: str, factory: str, specs: tuple[TensorSpec, ...], tensors: Tensors
+) -> None:
+    cure = "use the model's code and arguments that the run had, or " + RUN_AGAIN
+    found = {spec.name: spec for spec in describe(tensors)}
+    for spec in specs:
+        have = found.pop(spec.name, None)
+        if have is None:
+            raise ModelError(f"{file}: tensor {prefix}{spec.name} of {factory} is missing", cure)
+        if have != spec:
+            raise ModelError(
+                f"{file}: tensor {prefix}{spec.name} is {have.dtype} {list(have.shape)}, "
+                f"{factory} has {spec.dtype} {list(spec.shape)}",
+                cure,
+            )
+    for name in sorted(found):
+        raise ModelError(f"{file}: tensor {prefix}{name} is not one of {factory}", cure)

@@ -1,0 +1,40 @@
+"""Images as they are handed to a simulation: sets, or plain tensors."""
+
+from __future__ import annotations
+
+import torch
+
+from splitfed.data import ImageSet
+from splitfed.errors import DataError
+
+Images = ImageSet | tuple[torch.Tensor, torch.Tensor]
+
+
+def images_of(data: Images) -> ImageSet:
+    """Labelled images as a set.
+
+    Raises:
+        DataError: neither a set nor a pair of tensors.
+    """
+    if isinstance(data, ImageSet):
+        return data
+    try:
+        images, labels = data
+    except (TypeError, ValueError):
+        raise DataError(
+            f"images given as {type(data).__name__}",
+            "give an ImageSet or a pair of tensors (images, labels)",
+        ) from None
+    return ImageSet(images=images, labels=labels)
+
+
+def optional(data: Images | None) -> ImageSet | None:
+    """The same where there may be none."""
+    return None if data is None else images_of(data)
+
+
+def unlabelled(data: Images | torch.Tensor) -> ImageSet:
+    """Images without labels, whether or not some were given."""
+    if isinstance(data, torch.Tensor):
+        return ImageSet(images=data, labels=None)
+    return images_of(data).without_labels()

@@ -1,0 +1,367 @@
+"""Fusion without harm: what is released, what is made of it, and which model is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import splitfed
+from splitfed.config import OwnFusionConfig, TrainingConfig
+from splitfed.errors import ConfigError, UserError
+from splitfed.evaluation import Predictions, predict
+from splitfed.fusion import OUTPUTS
+from splitfed.random import forked
+from splitfed.run.fusing import AgreedFusion, Ensemble, outputs_of, teacher
+from splitfed.run.learner import LocalLearner, PartyData
+from splitfed.sharing import private_tensors, shared_tensors, split_model
+from splitfed.tensors import digest
+from tests.support.data import tiny_set
+from tests.support.training import CLASSES, TinyNet
+
+QUIET: Any = lambda *step: None  # noqa: E731
+SIZE = (6, 6)
+
+
+def tiny_net(seed: int = 1) -> TinyNet:
+    with forked(seed, "tiny net"):
+        return TinyNet()
+
+
+def learner(method: str = "distill", *, party: str = "a", seed: int = 1, **more: Any) -> Any:
+    model = tiny_net(seed)
+    fusion = AgreedFusion(
+        method=method,  # type: ignore[arg-type]
+        temperature=2.0,
+        reference_size=10,
+        models={"a": tiny_net(), "b": tiny_net()},
+    )
+    return LocalLearner(
+        model,
+        split=split_model(model),
+        data=PartyData(
+            train=tiny_set(21, size=SIZE),
+            validation=tiny_set(12, size=SIZE),
+            test=None,
+            reference=tiny_set(10, size=SIZE).without_labels(),
+        ),
+        settings=TrainingConfig(batch_size=8),
+        classes=CLASSES,
+        seed=7,
+        party=party,
+        rounds=2,
+        acceptance=True,
+        fusion=fusion,
+        **more,
+    )
+
+
+def received(kind: str = "outputs") -> dict[str, Any]:
+    """What two parties that trained differently released."""
+    found = {}
+    for party, seed in (("a", 1), ("b", 2)):
+        other = learner(party=party, seed=seed)
+        other.train(1, QUIET)
+        other.prepare(kind, True, QUIET)
+        found[party] = other.outgoing()
+    return found
+
+
+# --- what is released ------------------------------------------------------------------------
+
+
+def test_a_row_of_a_model_that_overflows_says_nothing() -> None:
+    rows = torch.tensor([[0.2, 0.8], [torch.nan, 0.5], [torch.inf, 0.0]], dtype=torch.float64)
+    found = Predictions(probabilities=rows, values=None, labels=None, loss=None)
+    outputs = outputs_of(found)[OUTPUTS]
+    assert outputs.dtype == torch.float32
+    assert outputs[1:].tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert torch.allclose(outputs[0], torch.tensor([0.2, 0.8]))
+
+
+def test_the_released_outputs_are_those_of_the_fitted_model_on_the_reference_images() -> None:
+    it = learner()
+    it.train(1, QUIET)
+    before = digest(private_tensors(it.model, it.split))
+    it.prepare("outputs", True, QUIET)
+    assert digest(private_tensors(it.model, it.split)) != before  # fitted first
+    wanted = predict(it.model, it.data.reference).probabilities
+    assert torch.allclose(it.outgoing()[OUTPUTS].double(), wanted, atol=1e-6)
+
+
+def test_between_rounds_the_model_is_not_fitted_first() -> None:
+    it = learner()
+    it.train(1, QUIET)
+    before = digest(it.state()[0])
+    it.prepare("outputs", False, QUIET)
+    after = {n: t for n, t in it.state()[0].items() if not n.startswith("outgoing/")}
+    assert digest(after) == before
+
+
+def test_private_layers_are_released_as_they_are_and_the_shared_ones_are_not_among_them() -> None:
+    it = learner("average")
+    it.train(1, QUIET)
+    it.prepare("private", True, QUIET)
+    assert digest(it.outgoing()) == digest(private_tensors(it.model, it.split))
+    assert not set(it.outgoing()) & set(it.split.shared_names)
+
+
+# --- what is made of it ----------------------------------------------------------------------
+
+
+def test_the_teacher_is_the_mean_and_at_home_needs_no_noise() -> None:
+    sent = {
+        "a": {OUTPUTS: torch.tensor([[0.5, 0.5]])},
+        "b": {OUTPUTS: torch.tensor([[0.0, 1.0]])},
+    }
+    assert teacher(sent, "a", None).tolist() == [[0.25, 0.75]]
+    own = torch.tensor([[1.0, 0.0]])
+    assert teacher(sent, "a", own).tolist() == [[0.5, 0.5]]
+    assert teacher(sent, "c", own).tolist() == [[0.25, 0.75]]  # void for me: nothing of mine
+
+
+def test_distilling_leaves_the_personal_model_as_it_was() -> None:
+    it, came = learner(), received()
+    it.train(1, QUIET)
+    it.prepare("outputs", True, QUIET)
+    model = digest(shared_tensors(it.model, it.split) | private_tensors(it.model, it.split))
+    it.fuse(came, it.shared())
+    assert it.fused is not None
+    assert it.fused is not it.model
+    after = digest(shared_tensors(it.model, it.split) | private_tensors(it.model, it.split))
+    assert after == model
+    fused = shared_tensors(it.fused, it.split) | private_tensors(it.fused, it.split)
+    assert digest(fused) != model
+
+
+def test_the_local_only_branch_sees_the_own_labels_as_often_as_the_fused_model() -> None:
+    """Or the comparison would credit the federation with more training."""
+    it, epochs = learner(own_fusion=OwnFusionConfig(epochs=3)), []
+    it.train(1, QUIET)
+    it.prepare("outputs", True, QUIET)
+    real = it._baseline.fit_all
+    it._baseline.fit_all = lambda count=None: epochs.append(count) or real(count)
+    it.fuse(received(), it.shared())
+    assert epochs == [3]
+
+
+def test_a_teacher_that_diverges_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from splitfed.errors import TrainingDiverged
+    from splitfed.training import Trainer
+
+    def diverge(*_: Any, **__: Any) -> None:
+        raise TrainingDiverged("the training loss is nan")
+
+    it, came = learner(), received()
+    it.train(1, QUIET)
+    it.prepare("outputs", True, QUIET)
+    monkeypatch.setattr(Trainer, "distill", diverge)
+    it.fuse(came, it.shared())
+    assert it.fused is None
+    assert it.personal()[0] in ("partial", "local_only")
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_members_probabilities() -> None:
+    images = tiny_set(9, size=SIZE)
+    one, two = tiny_net(1), tiny_net(2)
+    both = predict(Ensemble({"own": one, "b": two}, len(CLASSES)), images).probabilities
+    mean = (predict(one, images).probabilities + predict(two, images).probabilities) / 2
+    assert torch.allclose(both, mean, atol=1e-6)
+
+
+def test_an_ensemble_of_a_regression_answers_with_the_mean_value() -> None:
+    class Constant(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.tensor(value))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.value.expand(len(x), 1)
+
+    made = Ensemble({"own": Constant(1.0), "b": Constant(4.0)}, 0)
+    assert made(torch.zeros(2, 1)).tolist() == [[2.5], [2.5]]
+
+
+def test_the_others_of_an_ensemble_are_rebuilt_from_what_they_released() -> None:
+    came = received("private")
+    it = learner("ensemble")
+    it.train(1, QUIET)
+    it.prepare("private", True, QUIET)
+    shared = it.shared()
+    it.fuse(came, shared)
+    assert it.fused.names == ("own", "b")
+    own, other = it.fused.members
+    assert own is it.model
+    assert digest(private_tensors(other, it.split)) == digest(came["b"])
+    assert digest(shared_tensors(other, it.split)) == digest(shared)
+
+
+def test_averaging_equal_private_layers_changes_nothing() -> None:
+    it = learner("average")
+    it.train(1, QUIET)
+    it.prepare("private", True, QUIET)
+    same = it.outgoing()
+    it.fuse({"a": same, "b": same}, it.shared())
+    assert digest(private_tensors(it.fused, it.split)) == digest(same)
+
+
+# --- which model is kept ---------------------------------------------------------------------
+
+
+class Says(nn.Module):
+    """Answers every image with one class."""
+
+    def __init__(self, answer: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.answer = answer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.full((len(x),), self.answer), len(CLASSES)) * 9.0
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        ({"partial": 0, "local_only": 1, "fused": 2}, "fused"),
+        ({"partial": 2, "local_only": 1, "fused": 2}, "partial"),
+        ({"partial": 0, "local_only": 2, "fused": 2}, "local_only"),
+        ({"partial": 0, "local_only": 2, "fused": 1}, "local_only"),
+        ({"partial": 2, "local_only": 0, "fused": 0}, "partial"),
+    ],
+)
+def test_the_fused_model_is_kept_only_if_it_is_better_on_the_own_validation_images(
+    answers: dict[str, int], kept: str
+) -> None:
+    """Class 2 is right most often; equal models: the one that is nearer to the personal."""
+    images = tiny_set(12, size=SIZE)
+    labels = torch.tensor([0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2])
+    it = learner()
+    it.data = replace(it.data, validation=replace(images, labels=labels))
+    it._own.model = Says(answers["partial"])
+    it._baseline.model = Says(answers["local_only"])
+    it.fused = Says(answers["fused"])
+    assert it.personal()[0] == kept
+
+
+def test_without_validation_images_the_personal_model_stays() -> None:
+    it = learner()
+    it.data = replace(it.data, validation=None)
+    it.fused = Says(2)
+    assert it.personal() == ("partial", it.model)
+
+
+# --- restarts and more rounds ----------------------------------------------------------------
+
+
+def test_a_restart_after_the_fit_releases_and_fuses_the_same_bytes() -> None:
+    came = received()
+    calm, rough = learner(), learner()
+    for it in (calm, rough):
+        it.train(1, QUIET)
+        it.prepare("outputs", True, QUIET)
+    again = learner()
+    again.restore(*rough.state())
+    assert digest(again.outgoing()) == digest(calm.outgoing())
+    for it in (calm, again):
+        it.fit()  # done already
+        it.fuse(came, it.shared())
+    tensors = [
+        shared_tensors(it.fused, it.split) | private_tensors(it.fused, it.split)
+        for it in (calm, again)
+    ]
+    assert digest(tensors[0]) == digest(tensors[1])
+
+
+def test_rounds_that_are_added_go_on_from_before_the_fit() -> None:
+    plain, fused = learner(), learner()
+    plain.train(1, QUIET)
+    plain.train(2, QUIET)
+    fused.train(1, QUIET)
+    fused.prepare("outputs", True, QUIET)
+    again = learner()
+    again.restore(*fused.state())
+    again.train(2, QUIET)
+    assert digest(again.state()[0]) == digest(plain.state()[0])
+
+
+# --- whole federations -----------------------------------------------------------------------
+
+
+def federation(method: Any, privacy: Any = "none", own: Any = None, **more: Any) -> dict[str, Any]:
+    parties = [
+        splitfed.Party(
+            name,
+            tiny_set(24, size=SIZE),
+            tiny_set(12, size=SIZE),
+            tiny_set(15, size=SIZE),
+            model=own if name == "b" else None,
+        )
+        for name in ("a", "b")
+    ]
+    name = method if isinstance(method, str) else method["method"]
+    reference = tiny_set(10, size=SIZE) if name == "distill" else None
+    return splitfed.Federation(
+        model=TinyNet, rounds=2, classes=CLASSES, privacy=privacy, acceptance=True,
+        training=TrainingConfig(batch_size=8), fusion=method, reference=reference, **more,
+    ).simulate(parties)  # fmt: skip
+
+
+class OtherNet(TinyNet):
+    """The same shared layers, another private part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Sequential(nn.Linear(48, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "size"),
+    [("distill", "outputs", 10), ("average", "private", None), ("ensemble", "private", None)],
+)
+def test_every_rule_fuses_a_whole_federation(method: str, kind: str, size: int | None) -> None:
+    for name, report in federation(method).items():
+        fusion = report["fusion"]
+        assert (fusion["method"], fusion["kind"], fusion["outcome"]) == (method, kind, "fused")
+        assert fusion["reference_size"] == size
+        assert fusion["parties"] == ["a", "b"]
+        assert report["evaluation"]["fused"]["accuracy"] is not None
+        assert report["verdict"]["compared"] == "fused"
+        assert report["kept"] == fusion["kept"]
+        assert [row["round"] for row in report["history"]] == [1, 2], name
+
+
+@pytest.mark.parametrize("method", ["distill", "ensemble"])
+def test_parties_may_have_different_private_layers(method: str) -> None:
+    for report in federation(method, own=OtherNet).values():
+        assert report["evaluation"]["fused"] is not None
+
+
+def test_private_layers_that_differ_cannot_be_averaged() -> None:
+    with pytest.raises(UserError, match="cannot be averaged"):
+        federation("average", own=OtherNet)
+
+
+def test_outputs_can_be_exchanged_between_rounds() -> None:
+    reports = federation({"method": "distill", "every": 1})
+    plain = federation("distill")
+    assert [row["round"] for row in reports["a"]["history"]] == [1, 2]
+    assert reports["a"]["fusion"]["payload_bytes"] == 2 * plain["a"]["fusion"]["payload_bytes"]
+    # what was learnt between the rounds is in the shared layers that were averaged after
+    assert reports["a"]["shared_digest"] != plain["a"]["shared_digest"]
+
+
+def test_without_fusion_nothing_is_fused() -> None:
+    for report in federation("none").values():
+        assert report["fusion"]["method"] == "none"
+        assert report["evaluation"]["fused"] is None
+        assert report["verdict"]["compared"] == "partial"
+
+
+def test_a_simulation_refuses_what_the_files_refuse() -> None:
+    noised = {"mode": "party-update", "epsilon": 8.0, "delta": 1e-5, "max_grad_norm": 1.0}
+    with pytest.raises(ConfigError, match="would not be covered"):
+        federation("distill", noised)
