@@ -100,8 +100,8 @@ def pools(source: dict[str, Any]) -> dict[str, Pool]:
     return found
 
 
-def prepare(source: dict[str, Any], out: Path) -> None:
-    """Write all files into ``out``."""
+def prepare(source: dict[str, Any], out: Path, scale: float) -> None:
+    """Write all files into ``out``; ``scale`` makes all sets but the test images smaller."""
     out.mkdir(parents=True, exist_ok=True)
     parts = pools(source)
     train, validation, test = parts["train"], parts["val"], parts["test"]
@@ -113,14 +113,14 @@ def prepare(source: dict[str, Any], out: Path) -> None:
     test_images, test_labels = test.take((len(test.free[NORMAL]), len(test.free[PNEUMONIA])))
     for hospital in HOSPITALS:
         arrays = {"test_images": test_images, "test_labels": test_labels}
-        taken = train.take(hospital.counts(hospital.training))
+        taken = train.take(hospital.counts(round(scale * hospital.training)))
         arrays["train_images"], arrays["train_labels"] = taken
-        taken = validation.take(hospital.counts(hospital.validation), train)
+        taken = validation.take(hospital.counts(round(scale * hospital.validation)), train)
         arrays["val_images"], arrays["val_labels"] = taken
         file = out / f"{hospital.name}.npz"
         np.savez_compressed(file, **arrays)
         print(f"{file}: {described(arrays)}")
-    images, _ = train.take(REFERENCE)
+    images, _ = train.take((round(scale * REFERENCE[0]), round(scale * REFERENCE[1])))
     np.savez_compressed(out / "reference.npz", train_images=images)
     print(f"{out / 'reference.npz'}: {len(images)} images without labels")
 
@@ -154,13 +154,14 @@ def main() -> None:
     source.add_argument("file", nargs="?", type=Path, help="pneumoniamnist.npz")
     source.add_argument("--download", action="store_true", help="fetch it with medmnist")
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder to write into")
+    parser.add_argument("--scale", type=float, default=1.0, help="0.1: a tenth, for a quick try")
     chosen = parser.parse_args()
     if chosen.download:
         arrays = downloaded()
     else:
         with np.load(chosen.file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    prepare(arrays, chosen.out)
+    prepare(arrays, chosen.out, chosen.scale)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from splitfed.errors import UserError
 from splitfed.evaluation import Predictions
-from splitfed.fusion import OUTPUTS, channel_groups, matched_average, mean_probabilities
+from splitfed.fusion import (
+    OUTPUTS,
+    channel_groups,
+    matched_average,
+    mean_probabilities,
+    soften,
+)
 from splitfed.rounds import FusionTerms
 from splitfed.sharing import Split, load_tensors, private_tensors, split_model
 from splitfed.tensors import Tensors
@@ -126,19 +132,28 @@ def outputs_of(found: Predictions) -> Tensors:
 
 
 def teacher(received: Mapping[str, Tensors], party: str, own: Tensor | None) -> Tensor:
-    """The mean of all parties' outputs, [N, K] float64.
+    """What all parties' outputs say together, [N, K] float64.
+
+    Without noise that is their mean. Under noise the own part is what the personal model
+    says, since at home nothing needs noise, and the opinions are pooled by their geometric
+    mean (the logarithmic opinion pool: Genest & Zidek 1986, *Combining probability
+    distributions*, section 3; Hinton 2002, products of experts): the noised outputs of the
+    others are unsure nearly everywhere, and an average would drag a sure and right personal
+    model down with them, while here whoever is surer counts for more.
 
     Args:
         received: what was admitted, by party.
         party: own name.
         own: this party's outputs as its personal model gives them, in the place of those it
-            released: at home nothing needs noise. None: as released.
+            released. None: as released, without noise.
     """
+    if own is None:
+        return mean_probabilities([received[name][OUTPUTS] for name in sorted(received)])
     members = [
-        own if name == party and own is not None else received[name][OUTPUTS]
-        for name in sorted(received)
+        own if name == party else received[name][OUTPUTS] for name in sorted({*received, party})
     ]
-    return mean_probabilities(members)
+    logs = torch.stack([soften(member, 1.0).log() for member in members])
+    return torch.softmax(logs.mean(dim=0), dim=1)
 
 
 def averaged(

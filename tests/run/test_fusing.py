@@ -118,9 +118,19 @@ def test_the_teacher_is_the_mean_and_at_home_needs_no_noise() -> None:
         "b": {OUTPUTS: torch.tensor([[0.0, 1.0]])},
     }
     assert teacher(sent, "a", None).tolist() == [[0.25, 0.75]]
-    own = torch.tensor([[1.0, 0.0]])
-    assert teacher(sent, "a", own).tolist() == [[0.5, 0.5]]
-    assert teacher(sent, "c", own).tolist() == [[0.25, 0.75]]  # void for me: nothing of mine
+
+
+def test_under_noise_whoever_is_surer_counts_for_more_and_the_own_part_is_the_personal_one() -> (
+    None
+):
+    unsure = torch.tensor([[0.4, 0.6]])
+    sent = {"a": {OUTPUTS: torch.tensor([[0.5, 0.5]])}, "b": {OUTPUTS: unsure}}
+    own = torch.tensor([[0.99, 0.01]])
+    odds = ((0.99 * 0.4) ** 0.5, (0.01 * 0.6) ** 0.5)
+    found = teacher(sent, "a", own)
+    assert found.tolist()[0] == pytest.approx([odds[0] / sum(odds), odds[1] / sum(odds)])
+    # an own release that was refused for all does not take the own opinion away
+    assert torch.equal(teacher({"b": sent["b"]}, "a", own), found)
 
 
 def test_distilling_leaves_the_personal_model_as_it_was() -> None:
