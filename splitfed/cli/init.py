@@ -270,6 +270,17 @@ def _privacy_line(agreement: FederationConfig) -> str:
     )
 
 
+def _fusion_line(agreement: FederationConfig) -> str:
+    fusion = agreement.fusion
+    if fusion.method == "none":
+        return "fusion: none (--reference SOURCE names unlabelled images to fuse the models by)"
+    on = "" if fusion.reference is None else f" on {fusion.reference.size} reference images"
+    consent = ""
+    if fusion.method in ("average", "ensemble"):
+        consent = "; private layers leave: needs [fusion] release_private = true in party.toml"
+    return f"fusion: {fusion.method}{on}, after the last round{consent}"
+
+
 def _tell_founded(made: Founded, party: str) -> None:
     agreement = made.federation
     say(
@@ -282,6 +293,7 @@ def _tell_founded(made: Founded, party: str) -> None:
         f"{agreement.parties[party].records} training images",
         f"max_update_norm = {agreement.aggregation.max_update_norm:g} (from the initial layers)",
         _privacy_line(agreement),
+        _fusion_line(agreement),
         "",
         "next:",
         f"  1. read {made.federation_file} and change what should be different",
@@ -303,6 +315,7 @@ def _tell_joined(made: Founded, party: str) -> None:
         f"{agreement.model.factory}; {agreement.parties[party].records} training images of "
         "your own",
         _privacy_line(agreement),
+        _fusion_line(agreement),
         "",
         "next:",
         f"  1. send this file back to {others}: {made.federation_file}",

@@ -250,8 +250,13 @@ def _privacy_lines(privacy: dict[str, Any]) -> list[str]:
     lines = [
         f"PRIVACY: {privacy['mode']}, for each {unit}",
         f"  epsilon = {privacy['epsilon']:.4f} at delta = {privacy['delta']:g} for all "
-        f"{privacy['steps']} planned steps ({privacy['accountant']}; RDP "
-        f"{privacy['epsilon_rdp']:.4f})",
+        f"{privacy['steps']} planned steps"
+        + (
+            ""
+            if privacy["fusion_epsilon"] is None
+            else f" and the fusion (by itself {privacy['fusion_epsilon']:.4f})"
+        )
+        + f" ({privacy['accountant']}; RDP {privacy['epsilon_rdp']:.4f})",
         f"  noise multiplier {privacy['noise_multiplier']:g}, clipping norm "
         f"{privacy['max_grad_norm']:g}, sample rate {privacy['sample_rate']:g}",
         f"  account of data set {account['data_id']}: {account['spent_epsilon']:.4f} spent by "
