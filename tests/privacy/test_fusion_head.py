@@ -20,7 +20,15 @@ from splitfed.sharing import named_tensors, split_model
 from splitfed.store import Budget, ReleaseRow
 from splitfed.tensors import digest
 from tests.config.test_privacy_section import read
-from tests.support.privacy import CLASSES, image_set, images_of, mechanism, small_net
+from tests.support.privacy import (
+    CLASSES,
+    image_set,
+    images_of,
+    mechanism,
+    small_net,
+    watch,
+    with_record,
+)
 
 HEAD = Spend(sample_rate=1.0, noise_multiplier=3.0, steps=2)
 QUIET: Any = lambda *step: None  # noqa: E731
@@ -211,3 +219,39 @@ def test_outputs_of_a_fitted_head_are_debited_and_those_of_noised_layers_cost_no
         paying.debit(b"r" * 32, row(2, "outputs"))
         assert [d.steps for d in budget.debits()] == [1, 0]
     assert released_epsilon(free, ["update", "outputs"]) == released_epsilon(free, ["update"])
+
+
+def clipped_sum(data: tuple[torch.Tensor, torch.Tensor]) -> Any:
+    """The clipped sum of the head's first step on ``data``."""
+    learner = learner_of("dp-frozen")
+    learner._head_trainer.keywords["data"] = image_set(data)
+    learner._head_trainer.keywords["records"] = 30
+    sums = []
+
+    def trainer(model: Any, *, mechanism: Any) -> Any:
+        made = learner._head_trainer(model, mechanism=mechanism)
+        sums.append(watch(made).sums)
+        return made
+
+    noised_head(learner.federated, trainer, learner._mechanism, learner.split, QUIET)
+    return sums[0][0]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        (torch.ones(1, 6, 6), 0),
+        (torch.ones(1, 6, 6) * 255, 2),
+        (torch.full((1, 6, 6), torch.nan), 1),
+        (torch.full((1, 6, 6), 1e30), 1),
+    ],
+)
+def test_one_record_moves_the_head_s_sum_by_one_clipping_norm_at_most(
+    image: torch.Tensor, label: int
+) -> None:
+    data = images_of(24)
+    one, other = clipped_sum(data), clipped_sum(with_record(data, image, label))
+    assert set(one) == {"classifier.weight", "classifier.bias"}
+    moved = sum(float((other[name] - one[name]).double().square().sum()) for name in one) ** 0.5
+    assert moved <= 1.001
+    assert moved > 0.5 or not torch.isfinite(image).all()
