@@ -127,6 +127,14 @@ def init(
         int | None,
         typer.Option(help="Public number of training images. Default: counted by reading them."),
     ] = None,
+    acceptance: Annotated[
+        bool,
+        typer.Option(
+            "--acceptance/--no-acceptance",
+            help="Also train a model on your images alone, so that the report can say whether the "
+            "federation helped you: twice the training.",
+        ),
+    ] = False,
     bind: Annotated[
         str | None,
         typer.Option(help="Where to listen if not at --address, such as tcp://0.0.0.0:7001."),
@@ -160,7 +168,12 @@ def init(
 
     sources = founding.sources_of(str(data), folder, reference)
     newcomer = founding.Newcomer(
-        party=str(party), address=address, records=records, sources=sources, bind=bind
+        party=str(party),
+        address=address,
+        records=records,
+        sources=sources,
+        bind=bind,
+        acceptance=acceptance,
     )
     if join is not None:
         _tell_joined(founding.join(folder, join, newcomer), newcomer.party)

@@ -92,6 +92,7 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "algorithm": config.federation.algorithm,
         "others_factories": _others(config),
         "own_factory": None if config.model is None else config.model.factory,
+        "notes": _notes(config),
         "shared": _rows(split.shared),
         "private": _rows(split.private),
         "fingerprint": fingerprint(split.shared),
@@ -155,9 +156,34 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     ]
     if plan["own_factory"]:
         lines.append(f"  and so was {plan['own_factory']}, your own private part")
+    lines += [f"note: {text}" for text in plan["notes"]]
     for name, factory in plan["others_factories"].items():
         lines.append(f"  and so was {factory}, with which {name}'s model is rebuilt here")
     return [*lines, "", *_privacy_lines(plan["privacy"])]
+
+
+def _notes(config: PartyConfig) -> list[str]:
+    """Agreed arguments that the own model also takes and is built without: shared layers that
+    compute something else in it are told by no tensor's shape."""
+    import inspect
+
+    from splitfed import lookup
+    from splitfed.errors import ModelError
+
+    own, agreed = config.model, config.federation.model.arguments
+    if own is None:
+        return []
+    found = lookup.find(own.factory, folder=config.folder, error=ModelError, what="model factory")
+    try:
+        takes = inspect.signature(found).parameters if callable(found) else {}
+    except (TypeError, ValueError):  # some callables written in C have none
+        takes = {}
+    return [
+        f"the agreed model is built with {key} = {value!r}, your own without: add it to [model] "
+        "arguments in party.toml if it is meant for the shared layers"
+        for key, value in agreed.items()
+        if key in takes and key not in own.arguments
+    ]
 
 
 def _fusion(agreed: Agreed, party: str) -> dict[str, Any] | None:

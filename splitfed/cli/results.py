@@ -10,7 +10,7 @@ import typer
 
 from splitfed.cli.output import printable, say, say_json, say_tables
 from splitfed.cli.shared import AsJson, Folder
-from splitfed.errors import FolderError, UserError
+from splitfed.errors import UserError
 
 STARTED = "started.json"
 """Written by a run: which party.toml it was started with."""
@@ -92,31 +92,21 @@ def _measured(folder: Path, party_file: Path, reported: dict[str, Any]) -> dict[
             "give the party.toml of this run with --party-file",
         )
     from splitfed.evaluation import predict, score
-    from splitfed.models import initialise
     from splitfed.run.agreement import load_data
-    from splitfed.sharing import load_tensors
+    from splitfed.run.fusing import Ensemble
+    from splitfed.serve import read_bundle
 
-    model = config.model or config.federation.model
-    module = initialise(
-        model.factory, model.arguments, config.federation.seed, folder=config.folder
-    )
-    load_tensors(module, _saved(folder / "model.safetensors"))
+    facts = (bundle := read_bundle(folder)).facts
+    members = bundle.models[facts.kept]
+    model = members[0]
+    if len(members) > 1:
+        named = {str(place): member for place, member in enumerate(members)}
+        model = Ensemble(named, len(facts.classes))
     images = load_data(config).test
     if images is None:
         raise UserError(f"{party_file} names no test images", "add [data] test")
-    return {"test_size": len(images), **score(predict(module, images)).row()}
-
-
-def _saved(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise FolderError(
-            f"{path} cannot be read: {error}", "run `splitfed run` to its end; it writes the model"
-        ) from None
+    found = predict(model, images, loss="cross_entropy" if facts.classes else "mse")
+    return {"test_size": len(images), **score(found).row()}
 
 
 def _figures(row: dict[str, Any] | None) -> str:

@@ -110,7 +110,7 @@ _FUSION_KEYS = {
 
 _PRIVACY_KEYS = {
     "fusion_epsilon": "The part of epsilon that pays for outputs ([fusion]).",
-    "epsilon": "Of all that is sent, together; the noise follows from it (or noise_multiplier instead).",
+    "epsilon": "Of all that is sent together; the noise follows (or noise_multiplier instead).",
     "max_grad_norm": "What is noised is clipped to this norm first.",
     "sample_rate": "Each record is in each step with this probability, by chance alone.",
     "unit": '"patient" protects all images of a patient together, and needs patient ids.',

@@ -197,7 +197,9 @@ def live(
     report["kept"] = learner.personal()[0]
     save_model(folder, agreed, settings, learner, split, report)
     if report["kept"] == "local_only":
-        progress.say("kept the model trained alone: it is better on the own validation images")
+        progress.say(
+            "kept the model trained alone: no other is better on the own validation images"
+        )
     write_report(folder.path, report)
     if stop is not None:
         why = stop.message.splitlines()[0]

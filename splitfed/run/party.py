@@ -24,6 +24,7 @@ from splitfed.run.agreement import Begun, agree, load_data, settings_of, with_re
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
 from splitfed.run.spending import Account, Limit
+from splitfed.serve import check_files
 from splitfed.store import BUDGET, Budget, FolderView, RunFolder
 from splitfed.transport.keys import Identity, PeerKeys, load_secret
 from splitfed.transport.zeromq import ZmqWire
@@ -147,6 +148,10 @@ def _finished(path: Path, config: PartyConfig) -> Outcome | None:
         alone = folder.ending is not None
         if not (folder.confirmed or alone):
             return None
+    try:
+        check_files(path)
+    except FolderError:
+        return None  # all of it is still in the folder: the bundle is written anew
     try:
         report = json.loads((path / "report.json").read_text())
     except (OSError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from splitfed.serve.bundle import Bundle, read_bundle, write_bundle
+from splitfed.serve.bundle import Bundle, check_files, read_bundle, write_bundle
 from splitfed.serve.calibration import (
     Calibration,
     abstention,
@@ -21,6 +21,7 @@ __all__ = [
     "Predictor",
     "abstention",
     "calibrate",
+    "check_files",
     "fit_temperature",
     "load",
     "read_bundle",

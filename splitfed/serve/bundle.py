@@ -186,6 +186,18 @@ def _misfit(facts: Facts, stored: Mapping[str, Any]) -> str:
 # --- reading ---------------------------------------------------------------------------------
 
 
+def check_files(path: Path | str) -> None:
+    """Make sure that a bundle is whole, without building its models or running its code.
+
+    Raises:
+        FolderError: a file is missing, damaged, changed, or of another schema; it is named.
+    """
+    path = Path(path)
+    facts = decode(path / FACTS, _read_facts(path))
+    for name in facts.digests:
+        _check_digest(path, name, facts)
+
+
 def _read_facts(path: Path) -> bytes:
     file = path / FACTS
     try:
@@ -199,7 +211,7 @@ def _read_facts(path: Path) -> bytes:
         ) from None
 
 
-def _read_tensors(path: Path, name: str, facts: Facts) -> Tensors:
+def _check_digest(path: Path, name: str, facts: Facts) -> Path:
     file = path / name
     found = file_digest(file)
     if found is None:
@@ -210,6 +222,11 @@ def _read_tensors(path: Path, name: str, facts: Facts) -> Tensors:
             f"{FACTS} says {facts.digests[name][:16]}…",
             DAMAGED,
         )
+    return file
+
+
+def _read_tensors(path: Path, name: str, facts: Facts) -> Tensors:
+    file = _check_digest(path, name, facts)
     try:
         tensors, _ = load(file)
     except (SafetensorError, ValueError) as error:

@@ -20,8 +20,6 @@ from splitfed.serve.calibration import tempered
 from splitfed.serve.facts import Model
 from splitfed.serve.images import Images, read_images
 
-_COMPARED: tuple[Model, Model] = ("partial", "fused")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -36,7 +34,8 @@ class Prediction:
         abstained: True where the promised error rate does not cover this answer: treat it as
             no answer. Always False where the bundle has no calibration, which ``reason`` says.
         reason: why it abstained, or why nothing is promised; "" for a covered answer.
-        agreement: whether the party's own model and the fused one choose the same class:
+        agreement: whether the party's own model (the kept one; where the fused one is kept, the
+            personal one) and the fused one choose the same class:
             ``{"answer": "agree" or "differ", "own": class, "fused": class}``; None where the
             bundle does not hold both.
         converted: the declared conversion that the image went through, or "".
@@ -157,11 +156,13 @@ class Predictor:
 
     def _agreements(self, images: ImageSet) -> list[dict[str, str] | None]:
         models, names = self.bundle.models, self.bundle.facts.classes
-        if not set(_COMPARED) <= models.keys():
+        kept = self.bundle.facts.kept
+        compared: tuple[Model, Model] = ("partial" if kept == "fused" else kept, "fused")
+        if not set(compared) <= models.keys():
             return [None] * len(images)
         own, fused = (
             [names[place] for place in self.outputs(images, model).argmax(dim=1).tolist()]
-            for model in _COMPARED
+            for model in compared
         )
         return [
             {"answer": "agree" if one == other else "differ", "own": one, "fused": other}

@@ -157,7 +157,7 @@ def test_evaluate_names_a_damaged_model(shell: Shell, finished: Path) -> None:
     finally:
         model.write_bytes(values)
     assert answer.code == 2
-    assert "model.safetensors cannot be read" in answer.error
+    assert "model.safetensors is damaged or was changed" in answer.error
 
 
 def test_a_second_run_does_nothing_and_says_so(shell: Shell, finished: Path) -> None:

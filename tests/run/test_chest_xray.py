@@ -165,6 +165,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     return made
 
 
+@pytest.mark.timeout(240)  # both: 66 s of processor time, much of it in two processes at once
 @pytest.mark.parametrize("chapter", list(RUNS))
 def test_each_chapter_ends_with_the_prediction_of_a_new_patient(house: House, chapter: str) -> None:
     house.follow(chapter)

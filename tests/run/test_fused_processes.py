@@ -46,6 +46,19 @@ def tensors_of(where: Path, name: str) -> tuple[bytes, bytes]:
     return tuple((folder / f"{part}.safetensors").read_bytes() for part in ("model", "members"))
 
 
+def test_a_damaged_bundle_of_a_finished_run_is_written_anew(pair: Path) -> None:
+    for process in [start(pair, name) for name in NAMES]:
+        assert end(process)[0] == 0
+    model = pair / "a" / "runs" / "a" / "model.safetensors"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:100])
+    code, out, error = end(start(pair, "a"))
+    assert code == 0, out + error
+    assert model.read_bytes() == whole
+    code, out, error = end(start(pair, "a"))
+    assert "nothing was done" in out + error
+
+
 OFFLINE = """
 import socket, sys
 
