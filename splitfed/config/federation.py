@@ -291,6 +291,15 @@ class FederationConfig(Section):
     def fusion_keeps_the_promise(self) -> Iterator[Finding]:
         yield from fusion_and_privacy(self.fusion, self.privacy)
 
+    @across("fusion.every", "algorithm")
+    def frozen_layers_say_nothing(self) -> Iterator[Finding]:
+        if self.fusion.every is not None and self.algorithm == "fedbabu":
+            cure = (
+                'contradicts algorithm = "fedbabu", whose private layers keep their initial values '
+                "until the last round: their outputs mean nothing before; drop it"
+            )
+            yield Finding("fusion.every", self.fusion.every, cure)
+
     @across("fusion.method", "classes")
     def outputs_are_of_classes(self) -> Iterator[Finding]:
         if self.fusion.method == "distill" and not self.classes:

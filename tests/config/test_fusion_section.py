@@ -85,6 +85,10 @@ FAULTS: dict[str, tuple[dict[str, str], dict[str, str] | None, str, str, str]] =
         fused(NONE, "average", "\nevery = 2"), None, "\n[fusion]\nrelease_private = true\n",
         "fusion.every", "contradicts",
     ),
+    "outputs of untrained layers": (
+        {**fused(NONE, "distill", "\nevery = 1"), "seed = 7": 'seed = 7\nalgorithm = "fedbabu"'},
+        REFERENCE, "", "fusion.every", "fedbabu",
+    ),
     "epochs that nothing reads": (
         {NONE: NONE}, None, "\n[fusion]\nepochs = 2\n", "fusion.epochs", "is not read",
     ),
