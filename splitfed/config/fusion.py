@@ -46,8 +46,8 @@ class FusionConfig(Section):
         description="rounds between two exchanges of outputs, a whole number >= 1 (left out: "
         "once, after the last round)",
     )
-    temperature: Positive | None = Field(
-        default=None, description=f"of the softened outputs, a number above 0; {TEMPERATURE:g}"
+    temperature: Annotated[float, Field(ge=0.1, le=100)] | None = Field(
+        default=None, description=f"of the softened outputs, 0.1 to 100; {TEMPERATURE:g}"
     )
 
     @across("method", "reference")

@@ -44,6 +44,7 @@ class Mechanism:
         fusion: what one release of outputs costs where they are not free: the noised fit of
             the head that makes them; None elsewhere.
         fusions: planned releases of outputs that are paid for.
+        fusing: whether anything leaves for fusion, paid for or following from what was.
     """
 
     mode: Mode
@@ -56,6 +57,7 @@ class Mechanism:
     rounds: int
     fusion: Spend | None = None
     fusions: int = 0
+    fusing: bool = False
 
     @property
     def steps(self) -> int:
@@ -132,7 +134,7 @@ class Mechanism:
 
     @property
     def _and_fusion(self) -> str:
-        return "" if self.fusion is None else " and in the fusion"
+        return " and in the fusion" if self.fusing else ""
 
     @property
     def _head_words(self) -> str:
@@ -168,6 +170,7 @@ def mechanism_of(
     records: Mapping[str, int],
     noise_multiplier: float | None = None,
     fusions: int = 1,
+    fusing: bool = False,
 ) -> Mechanism | None:
     """The mechanism that an agreement names; None under "none".
 
@@ -182,6 +185,7 @@ def mechanism_of(
             and ``privacy.epsilon`` must be enough for it.
         fusions: releases of outputs, planned and made, that ``privacy.fusion_epsilon`` pays for
             each; more than one in a federation that was prolonged after its fusion.
+        fusing: whether anything leaves for fusion.
 
     Raises:
         PrivacyError: δ ≥ 1/n for a party, an ε that the accountant cannot give, or a
@@ -218,6 +222,7 @@ def mechanism_of(
         rounds=rounds,
         fusion=head,
         fusions=0 if head is None else fusions,
+        fusing=fusing or head is not None,
     )
     costs = made.epsilon()
     if not costs <= LARGEST_EPSILON:

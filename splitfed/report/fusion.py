@@ -32,7 +32,9 @@ _MADE = {
     "ensemble": "the parties' models were joined to one that averages the predictions of all",
 }
 _WITHOUT = {
-    "void": "was void: what was released for it was refused, or nothing could be learnt from it",
+    "void": "was void: what was released for it was refused",
+    "unusable": "came to nothing: what all parties released was admitted, and no usable model "
+    "could be made of it",
     "not reached": "was not reached: the run ended before it",
     "none": "did not take place",
 }

@@ -110,7 +110,7 @@ class FusionPart(Part, frozen=True, kw_only=True):
     """
 
     method: Literal["none", "distill", "average", "ensemble"]
-    outcome: Literal["fused", "void", "not reached", "none"]
+    outcome: Literal["fused", "void", "unusable", "not reached", "none"]
     kind: Literal["outputs", "private"] | None
     reference_size: int | None
     parties: list[str]

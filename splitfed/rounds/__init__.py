@@ -7,7 +7,7 @@ from splitfed.rounds.engine import Engine
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import admit, release
 from splitfed.rounds.learner import Learner, Trained
-from splitfed.rounds.schedule import plan, trained
+from splitfed.rounds.schedule import following, plan, trained
 from splitfed.rounds.spending import Spending, Unaccounted
 from splitfed.rounds.terms import UPDATE, FusionTerms, Terms, run_id
 
@@ -23,6 +23,7 @@ __all__ = [
     "Trained",
     "Unaccounted",
     "admit",
+    "following",
     "plan",
     "release",
     "run_id",

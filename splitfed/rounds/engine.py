@@ -157,8 +157,6 @@ class Engine:
         self.folder.log("alone", round=self.closed + 1, reason=self._alone)
         self.link.goodbye("alone", self.closed)
         self._times.restart()
-        if self._place.next != UPDATE:
-            self._place.trained = None  # made ready for a fusion that nobody waits for
         while self._place.rounds < self.terms.rounds:
             self._times.begin(self.link.traffic())
             result = self._train(self.closed + 1, UPDATE)
@@ -239,6 +237,9 @@ class Engine:
     def _train(self, round: int, kind: str) -> Trained:
         """Train or prepare, or take what was made and stored before a restart."""
         place = self._place
+        if place.trained_for != kind:
+            # Nothing yet, or made ready for a fusion that nobody waits for any more.
+            place.trained, place.trained_for = None, kind
         if place.trained is None:
 
             def tell(*step: Any) -> None:
@@ -255,7 +256,7 @@ class Engine:
             self._times.mark("train")
             made = dataclasses.asdict(place.trained)
             self.folder.save_checkpoint(
-                place.checkpoint(self.learner, round, "trained", trained=made)
+                place.checkpoint(self.learner, round, "trained", trained=made, kind=kind)
             )
         return place.trained
 

@@ -24,7 +24,8 @@ class Place:
         kinds: what was exchanged and is closed, in order.
         received: what the fusion after the last round brought, by party; None before it, and
             where it came to nothing.
-        trained: what training or preparing the open exchange came to, once it is done.
+        trained: what training or preparing the open exchange came to, once it is done;
+            ``trained_for`` is that exchange's kind.
         voids: void exchanges so far.
     """
 
@@ -33,6 +34,7 @@ class Place:
     kinds: list[str] = field(default_factory=list)
     received: dict[str, Tensors] | None = None
     trained: Trained | None = None
+    trained_for: str = ""
     voids: int = 0
 
     @property
@@ -62,7 +64,7 @@ class Place:
     def close(self, kind: str, outcome: str) -> None:
         """The open exchange has ended."""
         self.kinds.append(kind)
-        self.trained = None
+        self.trained, self.trained_for = None, ""
         self.voids += outcome == "void"
 
     def take(self, kind: str, admitted: Mapping[str, Tensors], learner: Learner) -> None:
@@ -91,6 +93,7 @@ class Place:
             learner.restore(under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
             if checkpoint.meta["phase"] == "trained":
                 self.trained = Trained(**checkpoint.meta["trained"])
+                self.trained_for = checkpoint.meta.get("kind", UPDATE)
         return [fault for row in rows for fault in row["rejected"]]
 
     def checkpoint(self, learner: Learner, round: int, phase: str, **more: Any) -> Checkpoint:

@@ -23,21 +23,15 @@ def following(kinds: Sequence[str], terms: Terms) -> str | None:
     A function of the agreement and of what is closed, so that all parties go the same way;
     rounds that were added to a finished federation come after its fusion.
     """
-    done, fused = trained(kinds), bool(kinds) and kinds[-1] != UPDATE
-    fusion = terms.fusion
-    if done < terms.rounds:
-        due = fusion is not None and fusion.every is not None and done % fusion.every == 0
-        if fusion is not None and due and done and not fused:
-            return fusion.kind
-        return UPDATE
-    return fusion.kind if fusion is not None and not fused else None
+    return _next(trained(kinds), bool(kinds) and kinds[-1] != UPDATE, terms)
 
 
 def plan(kinds: Sequence[str], terms: Terms) -> tuple[str, ...]:
     """The kinds of all exchanges: those of ``kinds``, which are closed, and all that follow."""
-    found = list(kinds)
-    while (kind := following(found, terms)) is not None:
+    found, done = list(kinds), trained(kinds)
+    while kind := _next(done, bool(found) and found[-1] != UPDATE, terms):
         found.append(kind)
+        done += kind == UPDATE
     return tuple(found)
 
 
@@ -46,3 +40,13 @@ def expected(kinds: Sequence[str], terms: Terms) -> dict[int, str]:
     since a peer is at most one ahead."""
     closed = len(kinds)
     return dict(enumerate(plan(kinds, terms)[closed : closed + 2], start=closed + 1))
+
+
+def _next(done: int, fused: bool, terms: Terms) -> str | None:
+    """After ``done`` rounds, the last of which was ``fused`` already or not."""
+    fusion = terms.fusion
+    if done >= terms.rounds:
+        return None if fusion is None or fused else fusion.kind
+    if fusion is None or fusion.every is None or fused or not done:
+        return UPDATE
+    return fusion.kind if done % fusion.every == 0 else UPDATE

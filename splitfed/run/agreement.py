@@ -84,9 +84,15 @@ def agree(config: PartyConfig, *, begun: Begun | None = None) -> Agreed:
             records=records,
             noise_multiplier=begun.noise_multiplier,
             fusions=sum(kind != UPDATE for kind in plan(begun.kinds, terms)),
+            fusing=fusion is not None,
         )
         if mechanism is not None:
             check_model(module, model.split, mechanism.mode)
+        if mechanism is not None and mechanism.fusion is not None:
+            from splitfed.run.private import last_layer
+
+            if federation.model.public_head is None:
+                last_layer(module, model.split)
     except PrivacyError as error:
         raise PrivacyError(f"{config.federation_path}: {error.message}", error.cure) from None
     pictures = federation.preprocessing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from splitfed.fusion import (
     soften,
 )
 from splitfed.rounds import FusionTerms
-from splitfed.sharing import Split, load_tensors, private_tensors, split_model
+from splitfed.sharing import Split, load_tensors, split_model
 from splitfed.tensors import Tensors
 from splitfed.types import TensorSpec
 
@@ -115,7 +116,7 @@ class Ensemble(nn.Module):
         if not self._classes:
             return torch.stack([member(x) for member in self.members]).mean(0)
         logs = torch.stack([torch.log_softmax(member(x), dim=1) for member in self.members])
-        return torch.logsumexp(logs, dim=0) - torch.log(torch.tensor(float(len(self.members))))
+        return torch.logsumexp(logs, dim=0) - math.log(len(self.members))
 
 
 def outputs_of(found: Predictions) -> Tensors:
@@ -157,18 +158,31 @@ def teacher(received: Mapping[str, Tensors], party: str, own: Tensor | None) -> 
 
 
 def averaged(
-    model: nn.Module, split: Split, received: Mapping[str, Tensors], example: Tensor
+    model: nn.Module,
+    split: Split,
+    received: Mapping[str, Tensors],
+    *,
+    shared: Tensors,
+    example: Tensor,
 ) -> nn.Module:
-    """A copy of ``model`` with the matched mean of all parties' private layers in it.
+    """A copy of ``model`` with the agreed shared layers, against which all private layers were
+    trained, and the matched mean of those. Integers stay the own ones: they count or point, and
+    a peer's could point anywhere.
 
     Args:
+        shared: the agreed shared tensors.
         example: one image as the model sees it, [1, C, H, W].
     """
     fused = deepcopy(model)
+    load_tensors(fused, shared)
     groups = channel_groups(fused, split, example)
     mean = matched_average(received, dict.fromkeys(received, 1.0), groups)
-    load_tensors(fused, mean)
+    load_tensors(fused, _floating(mean))
     return fused
+
+
+def _floating(tensors: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
 def joined(
@@ -181,16 +195,12 @@ def joined(
     classes: int,
 ) -> Ensemble:
     """``model`` and every other party's, rebuilt from the agreed shared tensors and the private
-    ones that it released."""
+    ones that it released; integers as the factory gives them, see :func:`averaged`."""
     members: dict[str, nn.Module] = {OWN: model}
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for name in sorted(set(received) - {party}):
         other = deepcopy(fusion.models[name])
         load_tensors(other, shared)
-        load_tensors(other, received[name])
-        members[name] = other
+        load_tensors(other, _floating(received[name]))
+        members[name] = other.to(device)
     return Ensemble(members, classes)
-
-
-def released_private(model: nn.Module, split: Split) -> Tensors:
-    """The private layers as they leave, by consent."""
-    return private_tensors(model, split)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from splitfed.config import OwnFusionConfig
-from splitfed.errors import TrainingDiverged
+from splitfed.errors import Defect, TrainingDiverged
 from splitfed.evaluation import Predictions, predict
 from splitfed.rounds import Trained
 from splitfed.run.fusing import AgreedFusion, averaged, joined, outputs_of, teacher
@@ -95,6 +95,7 @@ class LocalLearner:
         self._outgoing: Tensors = {}
         self._unfitted: tuple[Tensors, dict[str, Any]] | None = None
         self.fused: nn.Module | None = None
+        self.unusable = ""
         self._trainer = partial(
             Trainer,
             data=data.train,
@@ -158,6 +159,7 @@ class LocalLearner:
         """What fusion releases, from the own model: fitted first after the last round."""
         result = self.fit() if final else Trained(loss=None, seconds=0.0)
         if kind == "private":
+            self._consented()
             self._outgoing = private_tensors(self.model, self.split)
         else:
             self._outgoing = self._outputs(self.model)
@@ -171,13 +173,19 @@ class LocalLearner:
         """Between two rounds: one epoch of learning from the averaged outputs; the local_only
         branch spends it on the own labels alone."""
         with self._turn:
-            if self._baseline is not None:
-                self._baseline.fit_all(1)
-            self._distill(self._own, received, epochs=1)
+            self._fit_baseline(1)
+            before = self._own.state()
+            try:
+                self._distill(self._own, received, epochs=1)
+            except TrainingDiverged:
+                self._own.load_state(*before)
 
     def fuse(self, received: Mapping[str, Tensors], shared: Tensors) -> Trained:
         """Make :attr:`fused` of what the parties released after the last round. The local_only
         branch trains for as many epochs on the own labels.
+
+        What cannot be used - a loss that diverges, layers of a peer that overflow or crash - costs
+        nothing but the fusion: :attr:`fused` stays None and :attr:`unusable` says why.
 
         Args:
             received: by party, the own included.
@@ -188,26 +196,46 @@ class LocalLearner:
         with self._turn:
             if self._fusion.method == "distill":
                 baseline = self._fit_baseline(self._own_fusion.epochs)
-                copy = self._trainer(deepcopy(self.model), settings=self.settings)
-                try:
-                    self._distill(copy, received, epochs=self._own_fusion.epochs)
-                    self.fused = copy.model
-                except TrainingDiverged:
-                    self.fused = None  # the personal model is as it was
-            elif self._fusion.method == "average":
+            try:
+                fused = self._fused(received, shared)
                 example, _ = self.data.train.batch(torch.arange(1))
-                self.fused = averaged(self.model, self.split, received, example)
-            else:
-                self.fused = joined(
-                    self.model,
-                    received,
-                    self._party,
-                    shared=shared,
-                    fusion=self._fusion,
-                    classes=len(self._classes),
-                )
+                device = next((p.device for p in fused.parameters()), example.device)
+                with torch.no_grad():
+                    usable = torch.isfinite(fused.eval()(example.to(device))).all()
+                self.fused = fused if usable else None
+                self.unusable = "" if usable else "the fused model's answers are not finite"
+            except Exception as error:  # what peers sent runs in here: it must not end the run
+                if isinstance(error, Defect):
+                    raise
+                self.fused, self.unusable = None, str(error) or type(error).__name__
         spent = time.perf_counter() - began - baseline
         return Trained(loss=None, seconds=spent, baseline_seconds=baseline)
+
+    def _fused(self, received: Mapping[str, Tensors], shared: Tensors) -> nn.Module:
+        assert self._fusion is not None
+        if self._fusion.method == "distill":
+            copy = self._trainer(deepcopy(self.model), settings=self.settings)
+            self._distill(copy, received, epochs=self._own_fusion.epochs)
+            return copy.model
+        if self._fusion.method == "average":
+            example, _ = self.data.train.batch(torch.arange(1))
+            return averaged(self.model, self.split, received, shared=shared, example=example)
+        return joined(
+            self.model,
+            received,
+            self._party,
+            shared=shared,
+            fusion=self._fusion,
+            classes=len(self._classes),
+        )
+
+    def _consented(self) -> None:
+        """The last of the checks on consent: the files' own checks have refused before."""
+        if not self._own_fusion.release_private:
+            raise Defect(
+                "private layers were to be released without [fusion] release_private = true; "
+                "nothing was sent"
+            )
 
     def validate(self) -> float | None:
         """Accuracy on the own validation images; None without any, or for a regression."""
@@ -228,6 +256,24 @@ class LocalLearner:
             if other is not None and its is not None and found and _better(its, found):
                 best, model, found = name, other, its
         return best, model
+
+    def federated_choice(self) -> str:
+        """Which of the models that federating made is better on the own validation images:
+        "fused", or "partial" where it is not, or where there are no such images."""
+        fused = self.predict(self.fused, self.data.validation)
+        own = self.predict(self.model, self.data.validation)
+        if fused is None:
+            return "fused" if self.fused is not None and own is None else "partial"
+        return "fused" if own is not None and _better(fused, own) else "partial"
+
+    def usable(self, model: nn.Module) -> bool:
+        """Whether a model's tensors and its answers on a few own images are finite."""
+        if any(not torch.isfinite(t).all() for t in model.state_dict().values()):
+            return False
+        found = self.predict(model, self.data.train.subset(range(min(8, len(self.data.train)))))
+        assert found is not None
+        outputs = found.values if found.probabilities is None else found.probabilities
+        return outputs is not None and bool(torch.isfinite(outputs).all())
 
     def validated(self) -> dict[str, float | None]:
         """Accuracy of each candidate of :meth:`personal` on the own validation images."""

@@ -173,6 +173,9 @@ def live(
     if ending.received is not None:
         progress.on_phase("fusing")
         made.append(learner.fuse(ending.received, ending.shared))
+        if learner.unusable:
+            progress.say(f"fusion came to nothing: {learner.unusable}")
+            folder.log("unfused", reason=learner.unusable, parties=sorted(ending.received))
     progress.on_phase("evaluating")
     began = time.monotonic()
     report = build_report(

@@ -18,7 +18,7 @@ from splitfed.errors import ConfigError, Fault, FolderError, PrivacyError
 from splitfed.models import initialise
 from splitfed.privacy import Mechanism, mechanism_of
 from splitfed.progress import Progress
-from splitfed.rounds import UPDATE, trained
+from splitfed.rounds import UPDATE, following, trained
 from splitfed.run.agreed import Agreed
 from splitfed.run.agreement import Begun, agree, load_data, settings_of, with_reference
 from splitfed.run.learner import PartyData
@@ -47,7 +47,11 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
     me = own_identity(config)
     config, reference = with_reference(config)
     before = _folder_contracts(path)
-    agreed = agree(config, begun=begun_with(path))
+    begun = begun_with(path)
+    agreed = agree(config, begun=begun)
+    grown = _grown_from(before, agreed)
+    if grown is not None:
+        _no_open_fusion(config, before, begun, agreed)
     own = None
     if config.model is not None:
         own = initialise(
@@ -63,7 +67,7 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
             party=config.party,
             contract=agreed.terms.contract,
             document=agreed.document,
-            replaces=_grown_from(before, agreed),
+            replaces=grown,
         ) as folder,
         account_of(config, agreed, data) as account,
     ):
@@ -234,6 +238,26 @@ def _folder_contracts(path: Path) -> tuple[tuple[bytes, str], ...]:
         return ()
     with RunFolder.read_only(path) as folder:
         return folder.contracts if folder.run is not None else ()
+
+
+def _no_open_fusion(
+    config: PartyConfig, contracts: tuple[tuple[bytes, str], ...], begun: Begun, agreed: Agreed
+) -> None:
+    """Refuse more rounds while a fusion is open: what was released for it would be given a place
+    that the other side does not know, and be paid for without being planned.
+
+    Raises:
+        FolderError: naming the figure to put back.
+    """
+    rounds = json.loads(contracts[-1][1])["rounds"]
+    kind = following(begun.kinds, replace(agreed.terms, rounds=rounds))
+    if kind not in (None, UPDATE):
+        raise FolderError(
+            f"{config.federation_path}: rounds = {agreed.terms.rounds}, and the fusion after round "
+            f"{trained(begun.kinds)} is not finished in this run folder",
+            f"put rounds = {rounds} back on every side and run again until it is finished; then "
+            "raise it",
+        )
 
 
 def _noise_begun_with(contracts: tuple[tuple[bytes, str], ...]) -> float | None:

@@ -86,14 +86,19 @@ def noised_head(
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for parameter in _last_layer(model, split).parameters(recurse=False):
+    for parameter in last_layer(model, split).parameters(recurse=False):
         parameter.requires_grad_(True)
     trainer(model, mechanism=mechanism.head).train_round(1, step)
     return model
 
 
-def _last_layer(model: nn.Module, split: Split) -> nn.Module:
-    """The last module that holds a weight matrix or kernel of its own, none of it shared."""
+def last_layer(model: nn.Module, split: Split) -> nn.Module:
+    """The last module that holds a weight matrix or kernel of its own, none of it shared: what
+    is fitted for the outputs of "dp-frozen".
+
+    Raises:
+        ModelError: there is none.
+    """
     if isinstance(model, PublicHead):
         return model.public_head
     found: nn.Module | None = None
@@ -137,6 +142,8 @@ class PrivateLearner(LocalLearner):
         **more: Any,
     ) -> None:
         super().__init__(model, **more)
+        if mechanism.fusion is not None:
+            last_layer(federated, federated_split)  # or all rounds would be paid for nothing
         self._rounds = 0  # trained so far
         self._mechanism = mechanism
         rate = HEAD_RATE * self.settings.federated.lr
@@ -196,6 +203,7 @@ class PrivateLearner(LocalLearner):
                     model, self._head_trainer, self._mechanism, self._federated.split, step
                 )
         if kind == "private":
+            self._consented()
             self._outgoing = private_tensors(model, self.split)
         else:
             self._outgoing = self._outputs(model)

@@ -39,7 +39,9 @@ def evaluate(learner: LocalLearner, agreed: Agreed) -> dict[str, Any]:
         "outputs_only": None,
     }
     right = {key: None if p is None else p.correct for key, p in found.items()}
-    compared = "partial" if right["fused"] is None else "fused"
+    # Of the two that federating made, the one that the own validation images prefer: what the
+    # party would use of it. The test images decide nothing here.
+    compared = learner.federated_choice()
     local, other, verdict = right["local_only"], right[compared], None
     if local is not None and other is not None:
         verdict = paired_bootstrap(local, other, agreed.seed, compared=compared).row()
@@ -130,15 +132,20 @@ def fusion_row(
         return {"method": "none", "outcome": "none", **nothing, "parties": [], "validation": None}
     assert agreed.terms.fusion is not None
     outcome = "void" if released and ending.outcome == "done" else "not reached"
-    head = None if agreed.mechanism is None else agreed.mechanism.row()["fusion_epsilon"]
+    if ending.received is not None:
+        outcome = "fused" if learner.fused is not None else "unusable"
+    paid = None if agreed.mechanism is None else agreed.mechanism.fusion
+    spent = None
+    if agreed.mechanism is not None and paid is not None and released:
+        spent = agreed.mechanism.epsilon(0, len(released))
     return {
         "method": fusion.method,
-        "outcome": "fused" if learner.fused is not None else outcome,
+        "outcome": outcome,
         "kind": agreed.terms.fusion.kind,
         "reference_size": fusion.reference_size,
         "parties": sorted(ending.received or ()),
         "payload_bytes": sum(row.size for row in released) * (len(agreed.terms.parties) - 1),
-        "epsilon": head if released else None,
+        "epsilon": spent,
         "validation": learner.validated(),
         "kept": learner.personal()[0],
     }
@@ -237,8 +244,8 @@ def _members(
         "fused": learner.fused,
     }
     for name, model in candidates.items():
-        if model is None:
-            continue
+        if model is None or (name != kept and not learner.usable(model)):
+            continue  # what nobody can use must not spoil what is kept
         if not isinstance(model, Ensemble):
             models[name] = ["kept" if name == kept else name]
             if name != kept:

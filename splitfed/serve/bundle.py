@@ -232,7 +232,7 @@ def _read_tensors(path: Path, name: str, facts: Facts) -> Tensors:
     except (SafetensorError, ValueError) as error:
         raise FolderError(f"{file} is no safetensors file: {error}", DAMAGED) from None
     unfit = all_finite(tensors)
-    if unfit is not None:
+    if unfit is not None and name == KEPT_FILE:
         raise FolderError(f"{file}: tensor {unfit} holds NaN or infinity", RUN_AGAIN)
     return tensors
 

@@ -160,10 +160,13 @@ class Predictor:
         compared: tuple[Model, Model] = ("partial" if kept == "fused" else kept, "fused")
         if not set(compared) <= models.keys():
             return [None] * len(images)
-        own, fused = (
-            [names[place] for place in self.outputs(images, model).argmax(dim=1).tolist()]
-            for model in compared
-        )
+        try:
+            own, fused = (
+                [names[place] for place in self.outputs(images, model).argmax(dim=1).tolist()]
+                for model in compared
+            )
+        except ModelError:  # the one that does not answer: it must not take the answer away
+            return [None] * len(images)
         return [
             {"answer": "agree" if one == other else "differ", "own": one, "fused": other}
             for one, other in zip(own, fused, strict=True)

@@ -31,8 +31,9 @@ def outputs_only(
     classes: tuple[str, ...],
     seed: int,
 ) -> dict[str, dict[str, Any] | None]:
-    """Every party trains ``model`` alone, byte for byte as the local_only branch of a run does,
-    and then learns from the mean of all parties' outputs on ``reference``.
+    """Every party trains ``model`` alone, byte for byte as the local_only branch of a run does
+    (of all algorithms but "fedrep", whose rounds are longer), and then learns from the mean of
+    all parties' outputs on ``reference``.
 
     What this gains is owed to the outputs; what a federation gains beyond it, to the layers.
 

@@ -169,7 +169,9 @@ class Federation:
         )
         fusion = self._fusion(parties, privacy, built)
         records = {p.name: _units(images_of(p.train), privacy.unit) for p in parties}
-        mechanism = mechanism_of(privacy, rounds=self.rounds, records=records)
+        mechanism = mechanism_of(
+            privacy, rounds=self.rounds, records=records, fusing=fusion is not None
+        )
         if mechanism is not None:
             check_model(model.module, model.split, mechanism.mode)
         bound = self.max_update_norm or norm_bound(model.initial)
@@ -263,6 +265,11 @@ class Federation:
                 f"{', '.join(own)} with a private part of its own, and fusion = 'average'",
                 "private layers that differ cannot be averaged: use 'distill' or 'ensemble'",
             )
+        if fusion.every is not None and self.algorithm == "fedbabu":
+            raise UserError(
+                "every with algorithm = 'fedbabu', whose private layers keep their initial values",
+                "leave every out: their outputs mean nothing before the last round",
+            )
         if fusion.method == "none":
             return None
         models = {p.name: built if p.model is None else self._build(p.model) for p in parties}
@@ -340,7 +347,7 @@ class Federation:
                     settings=Settings(
                         training=party.training or self.training,
                         acceptance=self.acceptance,
-                        fusion=self.fusing,
+                        fusion=self.fusing.model_copy(update={"release_private": True}),
                     ),
                     me=Identity(name=party.name, secret=secrets[party.name]),
                     model=None if party.model is None else self._build(party.model),

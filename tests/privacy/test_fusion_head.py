@@ -134,6 +134,25 @@ def test_fitting_the_head_moves_the_last_private_layer_and_nothing_else() -> Non
     assert all(torch.equal(before[name], kept[name]) for name in before)
 
 
+def test_a_model_without_a_layer_to_fit_is_told_before_anything_is_paid() -> None:
+    import splitfed
+    from splitfed.errors import ModelError
+    from splitfed.privacy.proposal import usual_terms
+
+    terms = usual_terms("dp-frozen", records=1000, outputs=True)
+    data = image_set(images_of(24))
+    federation = splitfed.Federation(
+        model=small_net, shared="*", rounds=1, classes=CLASSES, privacy=terms, fusion="distill",
+        reference=image_set(images_of(12)),
+    )  # fmt: skip
+    seen: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PrivateLearner, "train", lambda *_: seen.append("trained"))
+        with pytest.raises(ModelError, match="no private layer that could be fitted"):
+            federation.simulate([splitfed.Party(n, data) for n in ("a", "b")])
+    assert seen == []
+
+
 def test_with_a_public_head_that_one_is_fitted() -> None:
     learner = learner_of("dp-frozen", public_head=True)
     learner.train(1, QUIET)

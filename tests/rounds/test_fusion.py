@@ -263,6 +263,46 @@ def test_a_peer_that_vanishes_at_the_fusion_leaves_all_rounds_closed(tmp_path):
     assert [row["outcome"] for row in it.history("a")] == ["agreed", "agreed"]
 
 
+def test_a_crash_while_alone_after_a_fusion_fell_through_doubles_no_round(tmp_path):
+    """The fusion between two rounds never took place; what was trained since is not its."""
+    ends = {}
+    for kill in (False, True):
+        it = town(tmp_path / str(kill), every=1, rounds=3)
+
+        def cut(round):
+            if round == -1:
+                raise PowerCut
+
+        it.learners["b"].crash = cut
+        if kill:
+            real = RunFolder.save_checkpoint
+            calls = []
+
+            def dying(self, checkpoint, real=real, calls=calls):
+                real(self, checkpoint)
+                if self.party == "a" and checkpoint.meta.get("kind") == "update":
+                    calls.append(1)
+                    if len(calls) == 2:  # round 2, alone
+                        raise PowerCut
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(RunFolder, "save_checkpoint", dying)
+                it.start("a", patience=0.2, on_absent="finish-alone")
+                it.start("b")
+                it.wait()
+            assert isinstance(it.endings["a"], PowerCut)
+            it.learners["a"] = type(it.learners["a"])(1.0)
+            it.start("a", patience=0.2, on_absent="finish-alone")
+            it.wait("a")
+        else:
+            it.start("a", patience=0.2, on_absent="finish-alone")
+            it.start("b")
+            it.wait()
+        assert it.endings["a"].outcome == "alone"
+        ends[kill] = digest(it.learners["a"].values)
+    assert ends[False] == ends[True]
+
+
 def test_rounds_can_be_added_after_a_fusion_and_end_in_another(tmp_path):
     it = town(tmp_path)
     run(it)

@@ -11,7 +11,7 @@ from torch import nn
 
 import splitfed
 from splitfed.config import OwnFusionConfig, TrainingConfig
-from splitfed.errors import ConfigError, UserError
+from splitfed.errors import ConfigError, Defect, UserError
 from splitfed.evaluation import Predictions, predict
 from splitfed.fusion import OUTPUTS
 from splitfed.random import forked
@@ -59,11 +59,14 @@ def learner(method: str = "distill", *, party: str = "a", seed: int = 1, **more:
     )
 
 
+CONSENT = OwnFusionConfig(release_private=True)
+
+
 def received(kind: str = "outputs") -> dict[str, Any]:
     """What two parties that trained differently released."""
     found = {}
     for party, seed in (("a", 1), ("b", 2)):
-        other = learner(party=party, seed=seed)
+        other = learner(party=party, seed=seed, own_fusion=CONSENT)
         other.train(1, QUIET)
         other.prepare(kind, True, QUIET)
         found[party] = other.outgoing()
@@ -102,7 +105,7 @@ def test_between_rounds_the_model_is_not_fitted_first() -> None:
 
 
 def test_private_layers_are_released_as_they_are_and_the_shared_ones_are_not_among_them() -> None:
-    it = learner("average")
+    it = learner("average", own_fusion=CONSENT)
     it.train(1, QUIET)
     it.prepare("private", True, QUIET)
     assert digest(it.outgoing()) == digest(private_tensors(it.model, it.split))
@@ -197,7 +200,7 @@ def test_an_ensemble_of_a_regression_answers_with_the_mean_value() -> None:
 
 def test_the_others_of_an_ensemble_are_rebuilt_from_what_they_released() -> None:
     came = received("private")
-    it = learner("ensemble")
+    it = learner("ensemble", own_fusion=CONSENT)
     it.train(1, QUIET)
     it.prepare("private", True, QUIET)
     shared = it.shared()
@@ -205,17 +208,110 @@ def test_the_others_of_an_ensemble_are_rebuilt_from_what_they_released() -> None
     assert it.fused.names == ("own", "b")
     own, other = it.fused.members
     assert own is it.model
-    assert digest(private_tensors(other, it.split)) == digest(came["b"])
+    floats = {n: t for n, t in came["b"].items() if t.is_floating_point()}
+    found = private_tensors(other, it.split)
+    assert digest({name: found[name] for name in floats}) == digest(floats)
     assert digest(shared_tensors(other, it.split)) == digest(shared)
 
 
 def test_averaging_equal_private_layers_changes_nothing() -> None:
-    it = learner("average")
+    it = learner("average", own_fusion=CONSENT)
     it.train(1, QUIET)
     it.prepare("private", True, QUIET)
     same = it.outgoing()
     it.fuse({"a": same, "b": same}, it.shared())
     assert digest(private_tensors(it.fused, it.split)) == digest(same)
+
+
+# --- hostile or unlucky ----------------------------------------------------------------------
+
+
+class Pointing(TinyNet):
+    """A private buffer of integers that point into the features, as Swin's position index does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.arange(48))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        kernels = torch.relu(self.own_norm(self.norm(self.conv(images))))
+        return self.classifier(kernels.flatten(1)[:, self.order])
+
+
+def spoilt(kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = {name: tensor.clone() for name, tensor in tensors.items()}
+    if kind == "pointer":
+        found["order"][:] = 1 << 40
+    elif kind == "huge":
+        found["classifier.weight"][:] = 3e38
+    elif kind == "variance":
+        found["own_norm.running_var"][:] = -5.0
+    return found
+
+
+@pytest.mark.parametrize("method", ["average", "ensemble"])
+@pytest.mark.parametrize("kind", ["pointer", "huge", "variance"])
+def test_what_a_peer_s_private_layers_hold_never_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, method: str, kind: str
+) -> None:
+    """b lies within what is admitted: finite values of the agreed shapes."""
+    real = LocalLearner.outgoing
+    monkeypatch.setattr(
+        LocalLearner,
+        "outgoing",
+        lambda self: spoilt(kind, real(self)) if self._party == "b" else real(self),
+    )
+    parties = [
+        splitfed.Party(name, *(tiny_set(n, size=SIZE) for n in (24, 12, 15))) for name in "ab"
+    ]
+    reports = splitfed.Federation(
+        model=Pointing, rounds=1, classes=CLASSES, privacy="none", acceptance=True,
+        training=TrainingConfig(batch_size=8), fusion=method,
+    ).simulate(parties)  # fmt: skip
+    report = reports["a"]
+    assert report["kept"] in ("partial", "local_only")
+    if kind != "pointer":  # integers are not taken from anybody, so that one changes nothing
+        assert report["fusion"]["outcome"] == "unusable"
+        assert report["evaluation"]["fused"] is None
+        assert report["verdict"]["compared"] == "partial"
+
+
+def test_private_layers_are_not_made_ready_without_consent() -> None:
+    it = learner("average")
+    it.train(1, QUIET)
+    with pytest.raises(Defect, match="release_private"):
+        it.prepare("private", True, QUIET)
+
+
+def test_averaged_private_layers_stand_on_the_shared_ones_they_were_trained_against() -> None:
+    it = learner("average", own_fusion=CONSENT)
+    it.train(1, QUIET)
+    it.prepare("private", True, QUIET)
+    agreed = {name: tensor + 1 for name, tensor in it.shared().items() if name != "none"}
+    it.fuse(received("private"), agreed)
+    assert digest(shared_tensors(it.fused, it.split)) == digest(agreed)
+
+
+def test_learning_between_rounds_that_diverges_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from splitfed.errors import TrainingDiverged
+    from splitfed.training import Trainer
+
+    it, came = learner(), received()
+    it.train(1, QUIET)
+    it.prepare("outputs", False, QUIET)
+    before = digest(it._own.state()[0])
+
+    def diverge(self: Any, *_: Any, **__: Any) -> None:
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.fill_(torch.nan)
+        raise TrainingDiverged("the training loss is nan")
+
+    monkeypatch.setattr(Trainer, "distill", diverge)
+    monkeypatch.setattr(Trainer, "fit_all", diverge)
+    it.absorb(came)
+    assert digest(it._own.state()[0]) == before
+    assert it.baseline is None  # the comparison ends, never the run
 
 
 # --- which model is kept ---------------------------------------------------------------------
@@ -339,7 +435,9 @@ def test_every_rule_fuses_a_whole_federation(method: str, kind: str, size: int |
         assert fusion["reference_size"] == size
         assert fusion["parties"] == ["a", "b"]
         assert report["evaluation"]["fused"]["accuracy"] is not None
-        assert report["verdict"]["compared"] == "fused"
+        chosen = fusion["validation"]
+        better = "fused" if chosen["fused"] > chosen["partial"] else "partial"
+        assert report["verdict"]["compared"] == better
         assert report["kept"] == fusion["kept"]
         assert [row["round"] for row in report["history"]] == [1, 2], name
 
