@@ -10,7 +10,6 @@ from splitfed.config import load_party
 from splitfed.demo import check_choices, make_parties, reference
 from splitfed.demo.story import MARK
 from splitfed.errors import UserError
-from splitfed.progress import Silent
 from splitfed.run.agreement import load_data
 
 
@@ -119,7 +118,7 @@ def test_the_reference_averages_everything_and_scores_every_party(tmp_path: Path
         # 64 digits are enough to see that both end with one and the same model.
         text = file.read_text().replace("split=iid", "split=iid&records=64")
         file.write_text(text)
-    full = reference(files, 1, Silent(), shared="*")
+    full = reference(files, 1, shared="*")
     assert set(full) == {"hospital-a", "hospital-b"}
     assert full["hospital-a"] is not None
     assert full["hospital-a"] == full["hospital-b"]

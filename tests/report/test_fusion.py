@@ -95,7 +95,7 @@ def test_the_epsilon_of_fusion_alone_is_never_rounded_down_or_made_up(
     [
         (
             "void",
-            "was void: what was released for it was refused, or nothing could be learnt from it.",
+            "was void: what was released for it was refused.",
         ),
         ("not reached", "was not reached: the run ended before it."),
         ("none", "did not take place."),

@@ -260,6 +260,21 @@ def test_an_ensemble_averages_probabilities_before_it_calibrates(tmp_path: Path)
         assert list(found.probabilities.values()) == pytest.approx(expected.tolist())
 
 
+def test_a_fused_model_that_overflows_does_not_take_the_answer_away(tmp_path: Path) -> None:
+    """A peer made it so, perhaps; what was kept answers all the same."""
+    broken = model(2)
+    with torch.no_grad():
+        broken.classifier.weight.fill_(3e38)
+    path = make_bundle(
+        tmp_path / "run",
+        members={"fused": broken},
+        models={"partial": ["kept"], "fused": ["fused"]},
+    )
+    (one,) = load(path).predict(np.full((28, 28), 90, np.uint8))
+    assert one.label in CLASSES
+    assert one.agreement is None
+
+
 def test_agreement_compares_the_own_model_with_the_fused_one(tmp_path: Path) -> None:
     found = fused(tmp_path / "a").predict(np.stack([pixels(seed)[..., None] for seed in range(40)]))
     answers = set()
