@@ -243,8 +243,9 @@ class LocalLearner:
 
     def personal(self) -> tuple[str, nn.Module]:
         """The model to keep: the better branch on the own validation images, so that taking
-        part never leaves a party with a worse model than its own (on those images). Equal
-        ones, or no validation images, give "partial" before "local_only" before "fused".
+        part never leaves a party with a worse model than its own (on those images). Better is
+        who is right more often, and among equals who has the lower loss; still equal ones, or
+        no validation images, give "partial" before "local_only" before "fused".
 
         Returns:
             "partial", "local_only" or "fused", and that model.
@@ -388,7 +389,9 @@ class LocalLearner:
 
 
 def _better(one: Predictions, other: Predictions) -> bool:
-    """Higher accuracy; for a regression, lower loss."""
+    """Higher accuracy; where that is equal, and for a regression, lower loss."""
     if one.correct is not None and other.correct is not None:
-        return int(one.correct.sum()) > int(other.correct.sum())
+        mine, its = int(one.correct.sum()), int(other.correct.sum())
+        if mine != its:
+            return mine > its
     return one.loss is not None and (other.loss is None or one.loss < other.loss)

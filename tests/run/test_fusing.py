@@ -353,6 +353,18 @@ def test_the_fused_model_is_kept_only_if_it_is_better_on_the_own_validation_imag
     assert it.personal()[0] == kept
 
 
+def test_among_equally_right_models_the_one_with_the_lower_loss_is_kept() -> None:
+    class Surer(Says):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) / 9.0  # as often right, and less sure of what is wrong
+
+    images = tiny_set(12, size=SIZE)
+    it = learner()
+    it.data = replace(it.data, validation=replace(images, labels=torch.tensor([2, 2, 0] * 4)))
+    it._own.model, it._baseline.model, it.fused = Says(2), Says(2), Surer(2)
+    assert it.personal()[0] == "fused"
+
+
 def test_without_validation_images_the_personal_model_stays() -> None:
     it = learner()
     it.data = replace(it.data, validation=None)
