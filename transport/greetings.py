@@ -76,7 +76,13 @@ def mismatch_error(
         )
     else:
         rows = _documents(mine, theirs)
-    return ContractMismatch(peer, rows, _CURES[reason])
+    cure = _CURES[reason]
+    if rows and all(row.key.startswith("fusion.reference.") for row in rows):
+        cure = (
+            "the two sides' [data] reference hold different images: compare the files that party.toml "
+            "names on each side; all parties need the same images in the same order"
+        )
+    return ContractMismatch(peer, rows, cure)
 
 
 def _documents(mine: Greeting, theirs: Greeting) -> tuple[Difference, ...]:

@@ -36,8 +36,9 @@ def demo(
     """Watch two hospitals train one model on this machine: real processes, real digits.
 
     Makes fresh keys and two party folders as `init` does, starts two `splitfed run`
-    processes that talk over encrypted loopback, sharing conv1 and conv2 only, noised unless
-    --privacy none, then trains references without noise, and prints how the models compare.
+    processes that talk over encrypted loopback, sharing conv1 and conv2 and once their outputs
+    on unlabelled digits, noised unless --privacy none, then trains references without noise, and
+    prints how the models compare.
     """
     from splitfed import demo as story
 
@@ -45,8 +46,8 @@ def demo(
     folders = story.make_parties(out, rounds=rounds, split=split, privacy=privacy)
     noise = "without noise" if privacy == "none" else f"noised ({privacy})"
     say(
-        f"two parties on this machine, {rounds} rounds; only conv1 and conv2 cross the wire, "
-        f"{noise}"
+        f"two parties on this machine, {rounds} rounds; conv1 and conv2 cross the wire every "
+        f"round, and once what each model says about 1,000 unlabelled digits, {noise}"
     )
     with screen(rounds) as progress:
         code = story.run_together(folders, out, progress)

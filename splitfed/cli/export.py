@@ -48,7 +48,9 @@ def export(
             show_default=False,
         ),
     ] = None,
-    more: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", hidden=True)] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Images to compare on.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Write a finished run's model as ONNX or torch.export, compared with PyTorch before use.
@@ -62,8 +64,6 @@ def export(
     from splitfed.serve.export import SUFFIX
     from splitfed.serve.export import export as write
 
-    if more and not images:
-        raise UserError(f"unexpected argument: {more[0]}", "name images with --images")
     bundle = read_bundle(folder)
     # An option takes one value; what follows it (--images a.png b.png) arrives in ``more``.
     given = [*(images or []), *(more or [])]

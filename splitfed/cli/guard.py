@@ -44,7 +44,7 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
         except BrokenPipeError:
             # Whoever read our output went away; Python's own last flush must not complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = DEFECT
+            code = 0
         except SplitfedError as error:
             code = error.exit_code
             _explain(error)

@@ -267,11 +267,12 @@ def _toml_table(text: str | None) -> dict[str, Any]:
 
 def _privacy_line(agreement: FederationConfig) -> str:
     """The agreed privacy in short: how much noise it takes is for `plan` to compute."""
-    from splitfed.config import NO_PRIVACY
+    from splitfed.config import NO_PRIVACY, NO_PRIVACY_FUSED, NO_PRIVACY_OUTPUTS
 
     agreed = agreement.privacy
     if agreed.mode == "none":
-        return NO_PRIVACY
+        method = agreement.fusion.method
+        return {"none": NO_PRIVACY, "distill": NO_PRIVACY_OUTPUTS}.get(method, NO_PRIVACY_FUSED)
     costs = (
         f"sigma = {agreed.noise_multiplier:g}"
         if agreed.epsilon is None

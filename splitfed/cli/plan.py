@@ -112,7 +112,7 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         ],
         "privacy": {
             **({"mode": "none"} if agreed.mechanism is None else agreed.mechanism.row()),
-            "sentence": sentence_of(agreed.mechanism, agreed.terms.releases_private),
+            "sentence": sentence_of(agreed.mechanism, agreed.terms.fused_by),
             "account": _account(config, agreed),
         },
     }
@@ -130,12 +130,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         _table(shared),
         "",
         *(_fusion_lines(fusion, peers) if fusion else ()),
-        f"STAYS: {len(private)} tensors"
-        + (
-            "; they leave once, as said above"
-            if fusion is not None and fusion["kind"] == "private"
-            else ""
-        ),
+        f"STAYS{' until then' if fusion is not None and fusion['kind'] == 'private' else ''}: "
+        f"{len(private)} tensors",
         _table(private) if private else "  none: everything is shared",
         "",
         "ALSO LEAVES:",
@@ -209,7 +205,8 @@ def _fusion(agreed: Agreed, party: str) -> dict[str, Any] | None:
 def _fusion_lines(fusion: dict[str, Any], peers: str) -> list[str]:
     when = "once, after the last round"
     if fusion["every"] is not None:
-        when = f"after every {fusion['every']} rounds and the last, {fusion['times']} times in all"
+        each = "every round" if fusion["every"] == 1 else f"every {fusion['every']} rounds"
+        when = f"after {each} and the last, {fusion['times']} times in all"
     what = (
         f"class probabilities of {fusion['reference_size']} unlabelled reference images"
         if fusion["kind"] == "outputs"

@@ -47,10 +47,22 @@ def predict(
 
 def _lines(found: Sequence[Prediction]) -> list[str]:
     """One aligned line an image, what is true of all of them, and where they come from."""
-    rows = [
+    rows = [("image", "class", "probability", "")] if found[0].label is not None else []
+    rows += [
         (printable(str(one.image)), _answer(one), _probability(one), _note(one)) for one in found
     ]
     lines = [columns(rows, right=(2,), indent="")]
+    compared = [one.agreement["answer"] for one in found if one.agreement is not None]
+    if compared:
+        lines.append(
+            f"own and fused model agree on {compared.count('agree')} of {len(compared)} images"
+        )
+    if (promise := found[0].promise) is not None:
+        lines.append(
+            f"abstains below probability {promise['abstain_below']:.3f}: of the answers above at "
+            f"most {promise['error_rate']:.0%} are wrong, at 95 % confidence, for images like the "
+            f"{promise['images']} validation images"
+        )
     if any(not one.abstained and one.reason for one in found):
         lines.append(printable(found[0].reason))
     return [*lines, printable(_provenance(found[0].provenance))]
@@ -76,11 +88,18 @@ def _note(one: Prediction) -> str:
     return printable("; ".join(notes))
 
 
+_MODELS = {
+    "partial": "the personal model (partial)",
+    "local_only": "the model trained alone (local_only)",
+    "fused": "the fused model (fused)",
+}
+
+
 def _provenance(source: dict[str, Any]) -> str:
     verdict = source["verdict"]
     helped = verdict.get("answer", "not measured") if verdict else "not measured"
     return (
-        f"by the model {source['kept']!r} of {source['party']} with "
+        f"answered by {_MODELS[source['kept']]} of {source['party']} with "
         f"{', '.join(source['peers']) or 'nobody'}; {source['rounds']} rounds, "
         f"federating: {helped}, privacy: {source['privacy']}, "
         f"agreement {source['contract'][:16]}, bundle {source['bundle'][:16]}"

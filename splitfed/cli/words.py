@@ -23,7 +23,9 @@ def size(count: int) -> str:
 
 def whole_round(row: Mapping[str, Any]) -> str:
     """A history row in one line."""
-    parts = [f"round {row['round']}: {row['outcome']}"]
+    fused = row.get("kind", "update") != "update"
+    what = "fusion after round" if fused else "round"
+    parts = [f"{what} {row['round']}: {row['outcome']}"]
     if row["train_loss"] is not None:
         parts.append(f"loss {row['train_loss']:.4f}")
     if row["validation_accuracy"] is not None:

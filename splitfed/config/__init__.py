@@ -31,6 +31,7 @@ from splitfed.config.privacy import (
     MODES,
     NO_PRIVACY,
     NO_PRIVACY_FUSED,
+    NO_PRIVACY_OUTPUTS,
     REFUSED,
     PrivacyConfig,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "MODES",
     "NO_PRIVACY",
     "NO_PRIVACY_FUSED",
+    "NO_PRIVACY_OUTPUTS",
     "REFUSED",
     "AggregationConfig",
     "DataConfig",

@@ -12,7 +12,7 @@ import blake3
 from splitfed.config.algorithm import ALGORITHMS
 from splitfed.config.faults import checked, did_you_mean, shown
 from splitfed.config.federation import FederationConfig
-from splitfed.config.fusion import RELEASES_PRIVATE
+from splitfed.config.fusion import METHODS, RELEASES_PRIVATE
 from splitfed.config.party import DataConfig, PartyConfig, PartyFile, local_path
 from splitfed.config.privacy import DP_SGD, MODES
 from splitfed.errors import ConfigError, Fault
@@ -272,6 +272,8 @@ def _privacy(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) ->
 def _fusion(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
     """What the agreed fusion needs of this party, and what it does not read."""
     method = _table(agreement, "fusion").get("method", "none")
+    if method not in METHODS:
+        return  # told by itself
     own, reference = _table(raw, "fusion"), _table(raw, "data").get("reference")
     if method == "distill" and reference is None:
         cure = (
@@ -311,7 +313,8 @@ def _fusion(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> 
             mine, theirs = model.get(key, usual), known.get(key, usual)
             if mine != theirs:
                 cure = (
-                    f"the others build this model as [parties.{name}.model] {key} = "
-                    f"{shown(theirs)} of the agreement says; make both equal"
+                    f"the others must be able to build this model: write [parties.{name}.model] "
+                    f"with {key} = {shown(mine)} into federation.toml on every side (now: "
+                    f"{shown(theirs)}), or make both equal"
                 )
                 yield Fault(file, f"model.{key}", shown(mine), cure)

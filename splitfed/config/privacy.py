@@ -18,6 +18,13 @@ NO_PRIVACY = (
 )
 """What is printed, word for word, wherever privacy mode "none" is used."""
 
+NO_PRIVACY_OUTPUTS = (
+    "NO PRIVACY GUARANTEE: the shared tensors leave as they were trained, and for fusion so does "
+    "what the model says about the reference images. Whoever sees them can learn about single "
+    "training images. Images, labels and private layers stay."
+)
+"""The same where [fusion] exchanges outputs."""
+
 NO_PRIVACY_FUSED = (
     "NO PRIVACY GUARANTEE: the shared tensors leave as they were trained, and after the last round "
     "the private layers do too, by consent. Whoever sees them can learn about single training "

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal
 
-from splitfed.config import NO_PRIVACY, NO_PRIVACY_FUSED, PrivacyConfig
+from splitfed.config import NO_PRIVACY, NO_PRIVACY_FUSED, NO_PRIVACY_OUTPUTS, PrivacyConfig
 from splitfed.errors import Defect, PrivacyError
 from splitfed.privacy.accounting import (
     ACCOUNTANT,
@@ -252,15 +252,15 @@ def _head(privacy: PrivacyConfig, sample_rate: float, steps_per_round: int) -> S
     return Spend(sample_rate=sample_rate, noise_multiplier=sigma, steps=steps)
 
 
-def sentence_of(mechanism: Mechanism | None, releases_private: bool = False) -> str:
+def sentence_of(mechanism: Mechanism | None, fusion: str | None = None) -> str:
     """The sentence about what is promised, whatever the mode.
 
     Args:
-        releases_private: fusion lets the private layers leave as well.
+        fusion: what leaves for fusion, "outputs" or "private"; None: nothing.
     """
     if mechanism is not None:
         return mechanism.sentence
-    return NO_PRIVACY_FUSED if releases_private else NO_PRIVACY
+    return {None: NO_PRIVACY, "outputs": NO_PRIVACY_OUTPUTS, "private": NO_PRIVACY_FUSED}[fusion]
 
 
 def _rounded_up(value: float) -> str:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from splitfed.report.rows import FusionPart
 from splitfed.report.schema import Report
 from splitfed.report.words import (
-    DP_SGD,
     count,
     kept,
     label,
@@ -149,7 +148,10 @@ def _released(fusion: FusionPart) -> bool:
 
 
 def _exchanged(report: Report, fusion: FusionPart) -> str:
-    noised = " of the noised model" if report.privacy.mode in DP_SGD else ""
+    noised = {
+        "dp-all": " of the noised model",
+        "dp-frozen": " of a head that was fitted with noise on the noised layers",
+    }.get(report.privacy.mode, "")
     if fusion.kind == "outputs":
         images = "the" if fusion.reference_size is None else f"the {count(fusion.reference_size)}"
         return (

@@ -65,7 +65,8 @@ def _no_verdict(report: Report) -> str:
     if evaluation.local_only is None:
         return (
             "The model trained alone was not measured, so there is nothing to compare with. "
-            "Set [defence] acceptance = true in party.toml to train it alongside."
+            "Set [defence] acceptance = true in party.toml before the first run, or with another "
+            "--out."
         )
     return "The two models were not compared on the same images."
 

@@ -107,6 +107,11 @@ class Engine:
         """Number of the last closed exchange; 0 before the first."""
         return self._place.closed
 
+    @property
+    def rounds(self) -> int:
+        """Closed rounds of training."""
+        return self._place.rounds
+
     # --- the whole of it ---------------------------------------------------------------
 
     def _federate(self) -> Ending:

@@ -65,9 +65,9 @@ class Terms:
     fusion: FusionTerms | None = None
 
     @property
-    def releases_private(self) -> bool:
-        """Whether private layers leave, once, by everybody's consent."""
-        return self.fusion is not None and self.fusion.kind == "private"
+    def fused_by(self) -> Literal["outputs", "private"] | None:
+        """What leaves for fusion; None: nothing."""
+        return None if self.fusion is None else self.fusion.kind
 
     def specs(self, kind: str, party: str) -> tuple[TensorSpec, ...]:
         """The tensors that ``party`` releases in an exchange of this kind, and no others."""

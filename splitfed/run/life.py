@@ -163,7 +163,7 @@ def live(
             link.goodbye("interrupted" if stopped else "failed", engine.closed)
         told = str(error) or type(error).__name__
         why = "stopped by its operator" if stopped else told.splitlines()[0]
-        folder.set_status({"phase": f"ended: {why}", "round": engine.closed + 1})
+        folder.set_status({"phase": f"ended: {why}", "round": min(engine.rounds + 1, terms.rounds)})
         folder.log("ended", reason=told)
         raise
     finally:
@@ -206,7 +206,7 @@ def live(
     write_report(folder.path, report)
     if stop is not None:
         why = stop.message.splitlines()[0]
-        folder.set_status({"phase": f"ended: {why}", "round": engine.closed + 1})
+        folder.set_status({"phase": f"ended: {why}", "round": min(engine.rounds + 1, terms.rounds)})
         raise stop
     folder.set_status({"phase": "finished", "round": terms.rounds, "rounds": terms.rounds})
     note = f"finished alone: {ending.reason}" if ending.outcome == "alone" else ""

@@ -160,7 +160,7 @@ def privacy_row(agreed: Agreed, account: Account | None, folder: RunFolder) -> d
         return {
             "mode": "none",
             **nothing,
-            "sentence": sentence_of(None, agreed.terms.releases_private),
+            "sentence": sentence_of(None, agreed.terms.fused_by),
         }
     kinds = [entry.row.kind for entry in folder.ledger.rows()]
     return {

@@ -8,6 +8,7 @@ short is noticed when it is read.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from splitfed.config import digest_of
 from splitfed.data import Preprocessing
 from splitfed.errors import Defect, FolderError, ModelError, UserError
 from splitfed.models import initialise
@@ -93,7 +95,8 @@ def write_bundle(
     whole = {"software": _software(), **facts, "schema": SCHEMA}
     _refuse_misfits({**whole, "digests": {name: "" for name, _ in files}}, others)
     digests = {name: folder.write_tensors(name, tensors).hex() for name, tensors in files}
-    folder.write_json(FACTS, {**whole, "digests": digests})
+    body = {**whole, "digests": digests}
+    folder.write_json(FACTS, {**body, "digest": facts_digest(body)})
     if not others:
         # Only now: until model.json was replaced, the old one still asked for this file.
         (folder.path / MEMBERS_FILE).unlink(missing_ok=True)
@@ -114,6 +117,7 @@ def read_bundle(path: Path | str) -> Bundle:
     path = Path(path)
     text = _read_facts(path)
     facts = decode(path / FACTS, text)
+    _check_facts(path, text)
     kept = _read_tensors(path, KEPT_FILE, facts)
     stored: dict[str, Tensors] = {}
     if MEMBERS_FILE in facts.digests:
@@ -193,7 +197,9 @@ def check_files(path: Path | str) -> None:
         FolderError: a file is missing, damaged, changed, or of another schema; it is named.
     """
     path = Path(path)
-    facts = decode(path / FACTS, _read_facts(path))
+    text = _read_facts(path)
+    facts = decode(path / FACTS, text)
+    _check_facts(path, text)
     for name in facts.digests:
         _check_digest(path, name, facts)
 
@@ -205,10 +211,30 @@ def _read_facts(path: Path) -> bytes:
             raise FolderError(f"{file} is larger than {LARGEST >> 20} MiB", DAMAGED)
         return file.read_bytes()
     except OSError as error:
+        runs = sorted(file.parent.glob("runs/*/model.json"))
+        near = f"; did you mean {runs[0].parent}?" if runs else ", such as runs/hospital-a"
+        what = "there is no such folder" if not path.exists() else f"{error.strerror}"
         raise FolderError(
-            f"{file} cannot be read: {error.strerror}",
-            "give the run folder of a finished run, such as runs/hospital-a",
+            f"{file} cannot be read: {what}", f"give the run folder of a finished run{near}"
         ) from None
+
+
+def facts_digest(body: Mapping[str, Any]) -> str:
+    """BLAKE3 of ``model.json`` without its own ``digest``, 64 hex digits: of the values, not of
+    how they are laid out."""
+    return digest_of("bundle", dict(body)).hex()
+
+
+def _check_facts(path: Path, text: bytes) -> None:
+    """A class name or a mean that was changed would give wrong answers without a word."""
+    body = json.loads(text)
+    said = body.pop("digest", None)
+    if said != facts_digest(body):
+        raise FolderError(
+            f"{path / FACTS} is damaged or was changed: its values do not have the digest that "
+            "stands in it",
+            DAMAGED,
+        )
 
 
 def _check_digest(path: Path, name: str, facts: Facts) -> Path:

@@ -72,7 +72,13 @@ def read_images(images: Images, bundle: Bundle) -> Reading:
         rows = reader.array(images, "the array")
         names: list[str | int] = list(range(len(rows)))
     else:
-        paths = [images] if isinstance(images, str | Path) else list(images)
+        try:
+            paths = [images] if isinstance(images, str | Path) else list(images)
+        except TypeError:
+            raise DataError(
+                f"images given as {type(images).__name__}",
+                "give a path, a list of paths, or an array of uint8 pixels",
+            ) from None
         rows, names = _files(paths, reader)
     if not rows:
         raise DataError("there are no images to predict", "give at least one")
@@ -129,6 +135,10 @@ class _Reader:
         return _Telling(preprocessing=self._preprocessing, convert=self._convert, spec="")
 
     def file(self, path: Path) -> list[tuple[torch.Tensor, str]]:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder", f"give its files, such as {path}/*.png")
+        if not path.exists():
+            raise DataError(f"{path}: no such file", "check the path")
         if path.suffix.lower() == ".npy":
             return self.array(_npy(path), str(path))
         self._refuse_other_kind("uint8", f"{path}: an image file")

@@ -41,6 +41,8 @@ class Prediction:
         converted: the declared conversion that the image went through, or "".
         provenance: which model answered: party, peers, contract (hex), rounds, kept, verdict,
             privacy (mode), bundle (BLAKE3 of model.json, hex).
+        promise: abstain_below (a probability), error_rate and images (validation) of the promise
+            on answers that are not abstained from; None where there is none.
     """
 
     image: str | int
@@ -53,6 +55,7 @@ class Prediction:
     agreement: dict[str, str] | None
     converted: str
     provenance: dict[str, Any]
+    promise: dict[str, Any] | None = None
 
     def row(self) -> dict[str, Any]:
         """The prediction as ``splitfed predict --json`` states it."""
@@ -67,6 +70,7 @@ class Prediction:
             "value": self.value,
             "reason": self.reason,
             "converted": self.converted,
+            "promise": self.promise,
         }
 
 
@@ -190,7 +194,19 @@ class Predictor:
             agreement=agreement,
             converted=converted,
             provenance=self.provenance,
+            promise=self._promise,
         )
+
+    @property
+    def _promise(self) -> dict[str, Any] | None:
+        found = self.bundle.facts.calibration
+        if found is None or found.abstain_below is None:
+            return None
+        return {
+            "abstain_below": found.abstain_below,
+            "error_rate": found.error_rate,
+            "images": found.images,
+        }
 
     def _regressed(self, name: str | int, converted: str, value: Any) -> Prediction:
         return Prediction(

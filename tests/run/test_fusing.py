@@ -448,8 +448,10 @@ def test_every_rule_fuses_a_whole_federation(method: str, kind: str, size: int |
         assert fusion["parties"] == ["a", "b"]
         assert report["evaluation"]["fused"]["accuracy"] is not None
         chosen = fusion["validation"]
-        better = "fused" if chosen["fused"] > chosen["partial"] else "partial"
-        assert report["verdict"]["compared"] == better
+        better = {"fused", "partial"}  # equally right: the loss decides
+        if chosen["fused"] != chosen["partial"]:
+            better = {"fused" if chosen["fused"] > chosen["partial"] else "partial"}
+        assert report["verdict"]["compared"] in better
         assert report["kept"] == fusion["kept"]
         assert [row["round"] for row in report["history"]] == [1, 2], name
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from splitfed.errors import Defect, FolderError, ModelError
-from splitfed.serve import read_bundle, write_bundle
+from splitfed.serve import check_files, read_bundle, write_bundle
+from splitfed.serve.bundle import facts_digest
 from splitfed.serve.facts import LARGEST
 from tests.serve.making import ARGUMENTS, CALIBRATION, facts, make_bundle, model, tensors_of
 from tests.support.folders import new_folder
@@ -30,8 +31,32 @@ def with_peer(path: Path) -> Path:
 
 
 def edit(folder: Path, **changes: Any) -> None:
+    """Other values, as if they had been written so: with their own digest."""
     file = folder / "model.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    body = json.loads(file.read_text()) | changes
+    body.pop("digest", None)
+    file.write_text(json.dumps(body | {"digest": facts_digest(body)}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": ["owl", "dog", "cat"]},
+        {"preprocessing": {"channels": 1, "size": [28, 28], "mean": [0.9], "std": [0.25]}},
+        {"seed": 8},
+        {"digest": "0" * 64},
+    ],
+)
+def test_a_value_of_model_json_that_was_changed_gives_no_answer(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    """Classes in another order would answer confidently and wrongly."""
+    file = folder / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(FolderError, match="model.json is damaged or was changed"):
+        read_bundle(folder)
+    with pytest.raises(FolderError, match="model.json is damaged or was changed"):
+        check_files(folder)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -142,11 +142,11 @@ def bad_files(where: Path) -> dict[str, Path]:
         "mode 'LA' has no faithful": where / "glass.png",
         "not an image of a known format": where / "text.png",
         "cannot be read as an image": where / "cut.png",
-        "No such file": where / "missing.png",
-        "directory": where / "folder.png",
+        "no such file": where / "missing.png",
+        "is a folder": where / "folder.png",
         "not a npy file": where / "cut.npy",
         "objects": where / "objects.npy",
-        "cannot be read: No such file": where / "missing.npy",
+        "no such file\n": where / "missing.npy",
     }
 
 
