@@ -85,6 +85,14 @@ def init(
         str | None,
         typer.Option(help="Layers to share: conv1,conv2. Default: what the model declares."),
     ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            help="fedper (the default), fedavg, fedrep, fedbabu, fedbn or lg-fedavg: what travels "
+            "and which layers train when.",
+            show_default=False,
+        ),
+    ] = None,
     rounds: Annotated[
         int | None, typer.Option(help="Number of rounds. Default: 10.", show_default=False)
     ] = None,
@@ -163,6 +171,7 @@ def init(
             "name": name, "classes": classes, "factory": factory, "arguments": arguments,
             "shared": shared, "rounds": rounds, "seed": seed, "channels": channels, "size": size,
             "privacy": privacy, "epsilon": epsilon, "delta": delta, "fusion": fusion,
+            "algorithm": algorithm,
         }  # fmt: skip
         _not_mine(**agreed)
 
@@ -192,6 +201,7 @@ def init(
         epsilon=epsilon,
         delta=delta,
         fusion=fusion,
+        algorithm=algorithm or "fedper",
     )
     _tell_founded(founding.found(folder, proposal, newcomer), newcomer.party)
     return 0
@@ -303,7 +313,8 @@ def _tell_founded(made: Founded, party: str) -> None:
         f"made {made.federation_file}",
         "",
         f"{agreement.name}: {agreement.rounds} rounds of {agreement.model.factory}, sharing "
-        f"{', '.join(agreement.model.shared or ())}; classes {', '.join(agreement.classes)}; "
+        f"{', '.join(agreement.model.shared or ('as ' + agreement.algorithm + ' says',))}; "
+        f"classes {', '.join(agreement.classes)}; "
         f"{agreement.parties[party].records} training images",
         f"max_update_norm = {agreement.aggregation.max_update_norm:g} (from the initial layers)",
         _privacy_line(agreement),

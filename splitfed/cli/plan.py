@@ -42,18 +42,18 @@ def plan(party_file: PartyFile, as_json: AsJson = False) -> int:
     """Show, offline, all that would leave this machine and all that stays.
 
     Every tensor with its name, shape, dtype and bytes; whatever else leaves; bytes a round;
-    and what privacy is promised. Nothing is sent, and of all images only the unlabelled
-    reference set is read, where one is agreed on. The model is built to know its tensors: its
-    factory is code, and that code runs on this machine.
+    and what privacy is promised. Exits with 2 where a consent is still missing. Nothing is
+    sent, and of all images only the unlabelled reference set is read, where one is agreed on.
+    The model is built to know its tensors: its factory is code, and that code runs here.
     """
     from splitfed.config import load_party
 
-    found = make_plan(load_party(party_file))
+    found = make_plan(load_party(party_file, consent=False))
     if as_json:
         say_json(found)
     else:
         say(*plan_lines(found))
-    return 0
+    return 0 if found["consented"] else 2
 
 
 def make_plan(config: PartyConfig) -> dict[str, Any]:
@@ -102,6 +102,7 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "payload_bytes": payload * agreed.terms.rounds
         + (0 if fusion is None else fusion["bytes"] * fusion["times"]),
         "fusion": fusion,
+        "consented": fusion is None or fusion["kind"] != "private" or config.fusion.release_private,
         "wire_bytes_per_round_at_most": payload * 102 // 100 + ROUND_BYTES * len(peers),
         "wire_bytes_per_connection_at_most": CONNECTION_BYTES,
         "also_leaves": list(ALSO_LEAVES),
@@ -155,7 +156,14 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     lines += [f"note: {text}" for text in plan["notes"]]
     for name, factory in plan["others_factories"].items():
         lines.append(f"  and so was {factory}, with which {name}'s model is rebuilt here")
-    return [*lines, "", *_privacy_lines(plan["privacy"])]
+    lines += ["", *_privacy_lines(plan["privacy"])]
+    if not plan["consented"]:
+        lines += [
+            "",
+            "NOT YET CONSENTED: `run` refuses until [fusion] release_private = true stands in "
+            "party.toml; nothing private leaves before that",
+        ]
+    return lines
 
 
 def _notes(config: PartyConfig) -> list[str]:
@@ -210,7 +218,7 @@ def _fusion_lines(fusion: dict[str, Any], peers: str) -> list[str]:
     what = (
         f"class probabilities of {fusion['reference_size']} unlabelled reference images"
         if fusion["kind"] == "outputs"
-        else "THE PRIVATE LAYERS, as [fusion] release_private = true in party.toml consents to"
+        else "THE PRIVATE LAYERS, by consent: [fusion] release_private = true in party.toml"
     )
     return [f"LEAVES {when}, to {peers}: {what}", _table(fusion["tensors"]), ""]
 

@@ -33,11 +33,15 @@ def load_federation(path: str | Path) -> FederationConfig:
     return federation
 
 
-def load_party(path: str | Path) -> PartyConfig:
+def load_party(path: str | Path, *, consent: bool = True) -> PartyConfig:
     """Reads and checks a party.toml and the federation.toml that it names.
 
     Checks too what a run over the network needs: two parties, an address to dial, my name
     and my secret keys, data files that exist.
+
+    Args:
+        consent: whether a missing consent to releasing private layers is a fault; to look at
+            what would be consented to, it is none.
 
     Raises:
         ConfigError: with every fault of both files.
@@ -61,6 +65,7 @@ def load_party(path: str | Path) -> PartyConfig:
         faults += _link_faults(agreement, str(federation_path))
     faults += _missing_files(raw, folder, file)
     faults += _between(raw, agreement, file, federation_path)
+    faults += _consent(raw, agreement, file) if consent else []
 
     if own is None or federation is None or faults:
         raise ConfigError(faults)
@@ -285,13 +290,7 @@ def _fusion(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> 
         cure = f'is not read under the agreed [fusion] method = "{method}"; drop it'
         yield Fault(file, "data.reference", shown(reference), cure)
     consent = own.get("release_private")
-    if method in RELEASES_PRIVATE and consent is not True:
-        cure = (
-            f'the agreed [fusion] method = "{method}" lets the private layers of every party '
-            "leave, once: set it to true if your institution consents, or agree on another method"
-        )
-        yield Fault(file, "fusion.release_private", shown(consent), cure)
-    elif method not in RELEASES_PRIVATE and consent:
+    if method not in RELEASES_PRIVATE and consent:
         cure = f'nothing private leaves under the agreed method = "{method}"; drop it'
         yield Fault(file, "fusion.release_private", shown(consent), cure)
     if method != "distill":
@@ -318,3 +317,17 @@ def _fusion(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> 
                     f"{shown(theirs)}), or make both equal"
                 )
                 yield Fault(file, f"model.{key}", shown(mine), cure)
+
+
+def _consent(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
+    """Private layers leave only if this party says so itself."""
+    method = _table(agreement, "fusion").get("method", "none")
+    given = _table(raw, "fusion").get("release_private")
+    if method in RELEASES_PRIVATE and given is not True:
+        cure = (
+            f'{"missing; " if given is None else ""}the agreed [fusion] method = "{method}" lets '
+            "the private layers of every party leave, once (`splitfed plan` lists them): write "
+            "[fusion] release_private = true if your institution consents, or agree on another "
+            "method"
+        )
+        yield Fault(file, "fusion.release_private", "" if given is None else shown(given), cure)

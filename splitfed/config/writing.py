@@ -27,14 +27,17 @@ rounds = {rounds}
 classes = {classes}
 # Public: it fixes the initial values of the shared layers.
 seed = {seed}
+# What travels and which layers train when: "fedper" (the shared layers below; all layers train),
+# "fedrep", "fedbabu" (the same layers; other training), or "fedavg", "fedbn", "lg-fedavg", which
+# decide what is shared by themselves: then drop [model] shared.
+algorithm = {algorithm}
 
 [model]
 # Code: whoever loads this agreement runs what factory names. Read it before you do.
 factory = {factory}
 arguments = {arguments}
-# Only these layers ever leave a party; `splitfed plan party.toml` lists every tensor.
-shared = {shared}
-
+# Only shared layers ever leave a party; `splitfed plan party.toml` lists every tensor.
+{shared}
 [preprocessing]
 # Public constants, the same for everyone; never statistics of anyone's data.
 channels = {channels}
@@ -97,7 +100,7 @@ epochs = 1
 device = "cpu"
 threads = {threads}
 {federated}
-[defence]
+{fusion}[defence]
 # true: also train the same model on your images alone, so that the report can say whether
 # the federation helped you. Costs the training once more.
 acceptance = {acceptance}
@@ -123,6 +126,14 @@ budget_epsilon = {epsilon}
 budget_delta = {delta}
 """
 
+_CONSENT = """\
+[fusion]
+# The agreed method, {method}, lets the private layers of every party leave once, after the last
+# round. true: your institution consents; `splitfed plan party.toml` lists them. Until then no run.
+release_private = false
+
+"""
+
 _FEDERATED = """
 # The noised steps of the federation; [privacy] in federation.toml says how many there are.
 [training.federated]
@@ -139,7 +150,7 @@ def federation_text(
     seed: int,
     factory: str,
     arguments: Mapping[str, Any],
-    shared: Sequence[str],
+    shared: Sequence[str] | None,
     channels: int,
     size: Sequence[int],
     mean: Sequence[float],
@@ -147,12 +158,14 @@ def federation_text(
     max_update_norm: float,
     privacy: Mapping[str, Any],
     fusion: Mapping[str, Any],
+    algorithm: str = "fedper",
 ) -> str:
     """A federation.toml without any party yet.
 
     Args:
         privacy: the keys of [privacy], in the order in which they are written.
         fusion: those of [fusion].
+        shared: patterns; None where the algorithm decides.
     """
     return _FEDERATION.format(
         name=_toml(name),
@@ -161,7 +174,8 @@ def federation_text(
         seed=_toml(seed),
         factory=_toml(factory),
         arguments=_toml(dict(arguments)),
-        shared=_toml(list(shared)),
+        shared="" if shared is None else f"shared = {_toml(list(shared))}\n",
+        algorithm=_toml(algorithm),
         channels=_toml(channels),
         size=_toml(list(size)),
         mean=_toml(list(mean)),
@@ -231,6 +245,7 @@ def party_text(
     validation: str,
     test: str,
     reference: str | None = None,
+    consent_to: str | None = None,
     bind: str | None = None,
     threads: int = 1,
     acceptance: bool = False,
@@ -273,6 +288,7 @@ def party_text(
         if federated is None
         else _FEDERATED.format(lr=_toml(federated[0]), momentum=_toml(federated[1])),
         acceptance=_toml(acceptance),
+        fusion="" if consent_to is None else _CONSENT.format(method=consent_to),
     )
 
 

@@ -25,7 +25,9 @@ from splitfed.config import (
     load_federation,
     parse,
 )
+from splitfed.config.algorithm import ALGORITHMS, DECIDING
 from splitfed.config.faults import did_you_mean
+from splitfed.config.fusion import RELEASES_PRIVATE
 from splitfed.config.writing import federation_text, party_text, with_party, write_new
 from splitfed.data import Preprocessing
 from splitfed.errors import ConfigError, Fault, UserError
@@ -72,6 +74,7 @@ class Proposal:
         epsilon: of all that is sent; None: the usual one. So is ``delta``.
         fusion: "none", "distill", "average" or "ensemble"; None: "distill" where the sources
             name a reference set and the mode allows it.
+        algorithm: what travels and which layers train when.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Proposal:
     epsilon: float | None = None
     delta: float | None = None
     fusion: str | None = None
+    algorithm: str = "fedper"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +143,7 @@ def found(folder: Path, proposal: Proposal, newcomer: Newcomer) -> Founded:
         std=proposal.std or (0.5,) * channels,
         max_update_norm=bound,
         fusion=fusion,
+        algorithm=proposal.algorithm,
     )
 
     def text_for(records: int) -> str:
@@ -206,20 +211,29 @@ def complete_arguments(proposal: Proposal, folder: Path) -> dict[str, Any]:
 
 def _initial(
     proposal: Proposal, arguments: Mapping[str, Any], folder: Path
-) -> tuple[tuple[str, ...], float]:
-    """The patterns that are shared, and the usual public bound on an update of them."""
+) -> tuple[tuple[str, ...] | None, float]:
+    """The patterns that are shared (None where the algorithm decides), and the usual public bound
+    on an update of them."""
     from splitfed.aggregation import norm_bound
     from splitfed.models import initialise
-    from splitfed.sharing import shared_tensors, split_model
+    from splitfed.sharing import algorithm_split, shared_tensors, split_model
 
     model = initialise(proposal.factory, arguments, proposal.seed, folder=folder)
     patterns = None if proposal.shared is None else tuple(proposal.shared)
-    split = split_model(model, shared=patterns)
+    if proposal.algorithm not in ALGORITHMS:
+        near = did_you_mean(proposal.algorithm, ALGORITHMS)
+        raise UserError(
+            f"--algorithm {proposal.algorithm}: no such algorithm{near}",
+            f"choose one of: {', '.join(ALGORITHMS)}",
+        )
+    split = split_model(model, *algorithm_split(proposal.algorithm, model, patterns))
     if proposal.privacy != "none":
         from splitfed.privacy.guards import check_model
 
         check_model(model, split, proposal.privacy)
     start = shared_tensors(model, split)
+    if proposal.algorithm in DECIDING:
+        return None, norm_bound(start)
     declared: Any = patterns if patterns is not None else getattr(model, "shared", ())
     return (declared,) if isinstance(declared, str) else tuple(declared), norm_bound(start)
 
@@ -252,7 +266,7 @@ def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded
 
     written = tomllib.loads(text)
     agreed = parse(PrivacyConfig, written["privacy"], str(target))
-    distills = written.get("fusion", {}).get("method") == "distill"
+    method = written.get("fusion", {}).get("method")
     private, noised = agreed.mode != "none", agreed.mode in DP_SGD
     costs = (agreed.epsilon or EPSILON, agreed.delta or DELTA)
     usual = FederatedTrainingConfig()
@@ -264,7 +278,8 @@ def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded
         train=newcomer.sources.train,
         validation=newcomer.sources.validation,
         test=newcomer.sources.test,
-        reference=newcomer.sources.reference if distills else None,
+        reference=newcomer.sources.reference if method == "distill" else None,
+        consent_to=method if method in RELEASES_PRIVATE else None,
         bind=newcomer.bind,
         acceptance=newcomer.acceptance,
         budget=costs if private else None,
