@@ -79,8 +79,8 @@ def mismatch_error(
     cure = _CURES[reason]
     if rows and all(row.key.startswith("fusion.reference.") for row in rows):
         cure = (
-            "the two sides' [data] reference hold different images: compare the files that party.toml "
-            "names on each side; all parties need the same images in the same order"
+            "the two sides' [data] reference hold different images: compare the files that "
+            "party.toml names on each side; all parties need the same images in the same order"
         )
     return ContractMismatch(peer, rows, cure)
 
