@@ -97,7 +97,11 @@ SETTINGS = {
     "few-labels": FEW,
     "few-labels-trunk": replace(FEW, about=f"{FEW.about}; all convolutions shared", shared=TRUNK),
     "small-reference": replace(
-        FEW, about=f"{FEW.about}; 50 reference digits", reference=50, shared=TRUNK
+        FEW,
+        about=f"{FEW.about}; 20 rounds, all convolutions shared, 50 reference digits",
+        rounds=20,
+        reference=50,
+        shared=TRUNK,
     ),
     "many-parties": MANY,
     "many-parties-trunk": replace(

@@ -299,6 +299,7 @@ def test_a_crash_while_alone_after_a_fusion_fell_through_doubles_no_round(tmp_pa
             it.start("b")
             it.wait()
         assert it.endings["a"].outcome == "alone"
+        assert it.learners["a"].trained == ([3] if kill else [1, 2, 3])
         ends[kill] = digest(it.learners["a"].values)
     assert ends[False] == ends[True]
 
