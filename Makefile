@@ -14,8 +14,9 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 AUDIT_ARGS ?=
 UTILITY_ARGS ?=
+FUSION_ARGS ?=
 
-.PHONY: help demo test lint format types bench audit utility clean
+.PHONY: help demo test lint format types bench audit utility fusion clean
 
 help:
 	@echo "make demo    train two parties on this machine and write a report (DEMO_ARGS=...)"
@@ -26,6 +27,7 @@ help:
 	@echo "make bench   overhead, exchange, start-up and private training, about 12 minutes"
 	@echo "make audit   attack every privacy mode, about 15 minutes; fails if more than the claim is proven"
 	@echo "make utility accuracy under privacy on Fashion-MNIST, tens of minutes (UTILITY_ARGS=...)"
+	@echo "make fusion  what fusing gains, over five seeds, about an hour (FUSION_ARGS=...)"
 	@echo "make clean   remove caches and build folders; keeps $(VENV) and runs/"
 
 demo: $(VENV)/.has-demo
@@ -57,6 +59,10 @@ audit: $(VENV)/.has-demo
 
 utility: $(VENV)/.has-demo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/utility.py $(UTILITY_ARGS)
+
+fusion: $(VENV)/.has-demo
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fusion.py $(FUSION_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/personalised.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -34,7 +34,8 @@ def line(report: dict[str, Any]) -> str:
     said = "not measured"
     if verdict is not None:
         low, high = 100 * verdict["low"], 100 * verdict["high"]
-        said = f"{verdict['answer']} ({low:+.1f} to {high:+.1f})"
+        compared = COLUMNS[verdict["compared"]]
+        said = f"{compared}: {verdict['answer']} ({low:+.1f} to {high:+.1f})"
     cells = [cell(report["evaluation"].get(key)) for key in COLUMNS]
     words = [report["party"], *cells, said, COLUMNS.get(report["kept"], report["kept"])]
     return "| " + " | ".join(words) + " |"
@@ -42,7 +43,7 @@ def line(report: dict[str, Any]) -> str:
 
 def main(folders: list[str]) -> None:
     """Read the reports, print the table."""
-    head = ["hospital", *COLUMNS.values(), "verdict on fused", "kept"]
+    head = ["hospital", *COLUMNS.values(), "verdict on", "kept"]
     print("| " + " | ".join(head) + " |")
     print("|" + "---|" * len(head))
     for folder in folders:

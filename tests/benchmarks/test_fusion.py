@@ -122,3 +122,10 @@ def test_only_the_last_party_is_shifted() -> None:
     assert torch.equal(b.test.images, 255 - plain.test.images)
     assert torch.equal(b.train.images, 255 - plain.parties[1].train.images)
     assert torch.equal(reference.images, plain.reference.images)
+
+
+def test_without_options_the_documented_settings_run_with_their_own_seeds() -> None:
+    options = fusion.options_of([])
+    assert tuple(options.setting) == fusion.DOCUMENTED
+    assert options.seeds is None
+    assert not {1, 2, 3, 4, 5, 101, 102} & set(fusion.CONFIRMING)  # those had searched
