@@ -46,19 +46,6 @@ def tensors_of(where: Path, name: str) -> tuple[bytes, bytes]:
     return tuple((folder / f"{part}.safetensors").read_bytes() for part in ("model", "members"))
 
 
-def test_a_damaged_bundle_of_a_finished_run_is_written_anew(pair: Path) -> None:
-    for process in [start(pair, name) for name in NAMES]:
-        assert end(process)[0] == 0
-    model = pair / "a" / "runs" / "a" / "model.safetensors"
-    whole = model.read_bytes()
-    model.write_bytes(whole[:100])
-    code, out, error = end(start(pair, "a"))
-    assert code == 0, out + error
-    assert model.read_bytes() == whole
-    code, out, error = end(start(pair, "a"))
-    assert "nothing was done" in out + error
-
-
 OFFLINE = """
 import socket, sys
 
@@ -72,7 +59,7 @@ main(sys.argv[1:])
 """
 
 
-def test_two_processes_fuse_and_a_fresh_one_predicts_without_network(pair: Path) -> None:
+def test_two_processes_fuse_a_fresh_one_predicts_offline_and_damage_is_mended(pair: Path) -> None:
     for process in [start(pair, name) for name in NAMES]:
         code, out, error = end(process)
         assert code == 0, out + error
@@ -116,6 +103,13 @@ def test_two_processes_fuse_and_a_fresh_one_predicts_without_network(pair: Path)
         assert 0 < answer["probability"] <= 1
         assert answer["agreement"]["answer"] in ("agree", "differ")
         assert answer["provenance"]["peers"] == ["b"]
+
+    model = pair / "a" / "runs" / "a" / "model.safetensors"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:100])  # damaged: written anew, without the peer
+    code, out, error = end(start(pair, "a"))
+    assert code == 0, out + error
+    assert model.read_bytes() == whole
 
 
 def test_a_party_killed_while_it_fuses_ends_with_the_same_bytes(pair: Path) -> None:
