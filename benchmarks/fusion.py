@@ -2,22 +2,15 @@
 
 MNIST digits as the demo divides them (:mod:`splitfed.data.digits`), ``ThreeLayerCNN``, all
 parties in one process through ``Federation.simulate``. A seed is that of the models and of the
-public division both, so each seed has other images, too. Rows, as in report.json:
-
-* local_only: trained alone, for as many epochs as the others;
-* partial: shared layers averaged every round, private layers of one's own;
-* fused: from there, learnt from the parties' averaged outputs on reference images ("distill");
-* average, ensemble: from there, by the private layers of all;
-* outputs_only: no shared layer: trained alone, then learnt from the outputs as fused does;
-* full: everything averaged every round, no fusion;
-* kept: what a party keeps: the best of local_only, partial and fused on its validation images.
+public division both, so each seed has other images, too. Rows are those of report.json, and
+"average" and "ensemble" beside fused ("distill"); "kept" is the best of local_only, partial and
+fused on a party's own validation images.
 
 A mean is over parties and seeds; its spread is the standard deviation of the parties' mean over
 seeds. Intervals are Student's, 95 %, of the paired differences: a seed, with its parties' mean,
 is one observation, as parties of one seed share test images and teacher. Settings of fusion that
 are not named here are the defaults of ``splitfed.config.fusion``. A setting in which shared layers
-pay was looked for with other seeds than those it is confirmed with (:data:`CONFIRMING`). Without
-``--setting`` those of :data:`DOCUMENTED` run; the others are what was tried besides.
+pay was looked for with other seeds than those it is confirmed with (:data:`CONFIRMING`).
 """
 
 from __future__ import annotations
@@ -46,8 +39,7 @@ from splitfed.simulation import Federation, Party, outputs_only
 
 MODEL = "splitfed.models:ThreeLayerCNN"
 ARGUMENTS: dict[str, Any] = {"channels": 1, "classes": 10, "size": [28, 28]}
-MARGIN, GAIN, LOSS = 1.0, 1.0, 0.5
-"""The targets, in points: below full, above local_only, and under noise below local_only."""
+MARGIN, GAIN, LOSS = 1.0, 1.0, 0.5  # points: below full, above and (noised) below local_only
 COLUMNS = ("", "seeds", "mean", "± seeds", "worst", "best", "fused minus it", "95 % interval")
 
 
@@ -120,9 +112,7 @@ SETTINGS = {
     "many-parties-trunk": replace(
         MANY, about=f"{MANY.about}; all convolutions shared", shared=TRUNK
     ),
-    "shifted": replace(
-        FEW, about=f"{FEW.about}; one party's images are negatives", inverted=True
-    ),
+    "shifted": replace(FEW, about=f"{FEW.about}; one party in negatives", inverted=True),
 }  # fmt: skip
 DOCUMENTED = ("demo", "dp-frozen", "small-reference", "few-labels-trunk")
 
