@@ -17,10 +17,10 @@ from splitfed.config.faults import (
     did_you_mean,
     only,
 )
-from splitfed.config.federation import FederationConfig, RosterEntry, Seed, Text
+from splitfed.config.federation import FederationConfig, PartyModelConfig, RosterEntry, Seed, Text
 from splitfed.config.fusion import OwnFusionConfig
 from splitfed.config.privacy import Count, Positive
-from splitfed.config.values import NAME_RULE, Arguments, Bind, Factory, Name, is_factory
+from splitfed.config.values import NAME_RULE, Arguments, Bind, Name, is_factory
 
 SCHEMES = ("digits", "folder", "npz", "torchvision")
 """Sources of images that splitfed reads itself; ``package.module:function`` is the other way."""
@@ -195,15 +195,8 @@ class TrainingConfig(OptimizerConfig):
             yield Finding("steps", self.steps, f"contradicts epochs = {self.epochs}; give one")
 
 
-class OwnModelConfig(Section):
+class OwnModelConfig(PartyModelConfig):
     """A different private part of my own; the shared tensors must still match."""
-
-    factory: Factory = Field(
-        description='"package.module:Class", such as "splitfed.models:ThreeLayerCNN"'
-    )
-    arguments: Arguments = Field(
-        default_factory=dict, description="a table of the factory's keyword arguments"
-    )
 
 
 class DefenceConfig(Section):

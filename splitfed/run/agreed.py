@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,13 @@ from splitfed.errors import ModelError
 from splitfed.rounds import Terms
 from splitfed.run.fusing import AgreedFusion, Recipe
 from splitfed.sharing import Split, load_tensors, shared_tensors, split_model
+from splitfed.sharing.algorithms import Patterns
 from splitfed.tensors import Tensors
 
 if TYPE_CHECKING:
     from splitfed.config import TrainingConfig
     from splitfed.data import Preprocessing
     from splitfed.privacy import Mechanism
-
-Patterns = str | Sequence[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from splitfed.fusion import (
 )
 from splitfed.rounds import FusionTerms
 from splitfed.sharing import Split, load_tensors, split_model
+from splitfed.sharing.algorithms import Patterns
 from splitfed.tensors import Tensors
 from splitfed.types import TensorSpec
 
@@ -64,7 +65,7 @@ class AgreedFusion:
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
-    def terms(self, parties: tuple[str, ...], classes: int, patterns: object) -> FusionTerms:
+    def terms(self, parties: tuple[str, ...], classes: int, patterns: Patterns) -> FusionTerms:
         """The same for the round engine: which tensors each party releases.
 
         Args:
@@ -84,7 +85,7 @@ class AgreedFusion:
                 every=self.every,
             )
         for party in parties:
-            split = split_model(self.models[party], patterns)  # type: ignore[arg-type]
+            split = split_model(self.models[party], patterns)
             if not split.private:
                 raise UserError(
                     f'[fusion] method = "{self.method}": every layer of {party} is shared already',

@@ -155,7 +155,9 @@ def test_what_evaluation_measures_is_what_a_report_takes(broken: bool) -> None:
 
 def test_images_without_an_answer_are_in_no_column_of_the_matrix() -> None:
     row = {**full_row(0.9, [5, 5]), "confusion": [[4, 0], [0, 0]]}
-    validate(changed("evaluation.partial", row))
+    checked = validate(changed("evaluation.partial", row)).evaluation.partial
+    assert checked is not None
+    assert checked.confusion == row["confusion"]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_a_run_without_fusion_says_so_in_as_many_words() -> None:
         ("kind", "reference_size", "payload_bytes", "epsilon", "kept", "validation")
     )
     part = {"method": "none", "outcome": "none", "parties": [], **nothing}
-    validate(sample_report(fusion=part))
+    assert msgspec.to_builtins(validate(sample_report(fusion=part)).fusion) == part
 
 
 @pytest.mark.parametrize("key", list(fusion_part()))
