@@ -85,7 +85,8 @@ def test_a_batch_answers_in_its_order_and_names_each_image(
     ]
     assert [one.image for one in predictor.predict(stack)] == [0, 1, 2, 3, 4]
     for one, again in zip(found[1:], predictor.predict(stack), strict=True):
-        assert one.probabilities == again.probabilities
+        # A batch of another size may round differently in the last digit of a float32.
+        assert one.probabilities == pytest.approx(again.probabilities, abs=1e-5)
 
 
 def test_a_jpeg_is_read_as_its_decoded_pixels(predictor: Predictor, tmp_path: Path) -> None:
