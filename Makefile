@@ -15,8 +15,9 @@ DEMO_ARGS ?=
 AUDIT_ARGS ?=
 UTILITY_ARGS ?=
 FUSION_ARGS ?=
+SOAK_ARGS ?=
 
-.PHONY: help demo test lint format types bench audit utility fusion clean
+.PHONY: help demo test lint format types bench audit utility fusion soak clean
 
 help:
 	@echo "make demo    train two parties on this machine and write a report (DEMO_ARGS=...)"
@@ -28,6 +29,7 @@ help:
 	@echo "make audit   attack every privacy mode, about 15 minutes; fails if more than the claim is proven"
 	@echo "make utility accuracy under privacy on Fashion-MNIST, tens of minutes (UTILITY_ARGS=...)"
 	@echo "make fusion  what fusing gains, over five seeds, about an hour (FUSION_ARGS=...)"
+	@echo "make soak    kills, cuts, a black hole, fuzz and strangers at full length, hours (SOAK_ARGS=--quick)"
 	@echo "make clean   remove caches and build folders; keeps $(VENV) and runs/"
 
 demo: $(VENV)/.has-demo
@@ -63,6 +65,9 @@ utility: $(VENV)/.has-demo
 fusion: $(VENV)/.has-demo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fusion.py $(FUSION_ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/personalised.py
+
+soak: $(VENV)/.has-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

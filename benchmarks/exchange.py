@@ -47,6 +47,7 @@ def exchange_link(task: dict[str, Any]) -> None:
     import blake3
     import torch
 
+    from splitfed.entries import entry_message
     from splitfed.store import BlobStore, Disk
     from splitfed.tensors import describe, manifest_of, pack
     from splitfed.transport.events import (
@@ -106,8 +107,16 @@ def exchange_link(task: dict[str, Any]) -> None:
             payload = pack(tensors)
             manifest = manifest_of(payload, describe(tensors))
             result["snapshot_s"] = now() - began
-            message = offer_message(run=run, round=1, party=me, kind="update", root=manifest.root)
-            offer = Offer("update", run, 1, me, manifest, secret.sign(message))
+            what: dict[str, Any] = {
+                "run": run,
+                "round": 1,
+                "party": me,
+                "kind": "update",
+                "root": manifest.root,
+            }
+            signature, head = secret.sign(offer_message(**what)), bytes(32)
+            entry = secret.sign(entry_message(number=1, head=head, **what))
+            offer = Offer("update", run, 1, me, manifest, signature, 1, head, entry)
             update = Outgoing(offer, payload)
             began = now()
             blobs.put(manifest, payload)
@@ -128,7 +137,8 @@ def exchange_link(task: dict[str, Any]) -> None:
             began = now()
             blobs.put(event.offer.manifest, event.payload)
             result["store_received_s"] = now() - began
-            link.stored(peer, event.offer.manifest.root)
+            receipt = secret.sign(event.offer.entry.receipt_message(me))
+            link.stored(peer, event.offer, receipt)
         until(Delivered, outgoing)
         after = link.traffic()
     result["wire_bytes"] = after.wire_sent

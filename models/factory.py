@@ -17,6 +17,10 @@ from splitfed.random import forked
 def build(factory: str, arguments: Mapping[str, Any], *, folder: Path | None = None) -> nn.Module:
     """The module that ``factory(**arguments)`` gives.
 
+    A function of an installed package is called only if it says that it returns a module
+    (``-> nn.Module``): whoever wrote the agreement chose its arguments, and thousands of
+    functions would do something else with them. Functions in ``folder`` are the party's own.
+
     Args:
         factory: ``package.module:Class`` of an nn.Module, or of a function returning one.
         arguments: keyword arguments, as they stand in federation.toml.
@@ -30,6 +34,13 @@ def build(factory: str, arguments: Mapping[str, Any], *, folder: Path | None = N
         raise ModelError(
             f"model factory {factory!r} is {_described(found)}, not an nn.Module",
             "name a class that derives from torch.nn.Module",
+        )
+    if not isinstance(found, type) and not (lookup.is_of(found, folder) or _promises(found)):
+        raise ModelError(
+            f"model factory {factory!r} does not say that it returns an nn.Module "
+            f"({lookup.source(found)}); it was not called",
+            "name a class that derives from torch.nn.Module, write -> nn.Module at the function, "
+            "or put a function of your own beside the party's file",
         )
     with lookup.searching(folder):
         model = _call(factory, found, arguments)
@@ -81,6 +92,15 @@ def _call(factory: str, found: Callable[..., object], arguments: Mapping[str, An
             f"{type(problem).__name__}: {problem}",
             f"check the arguments: it is {shown}",
         ) from problem
+
+
+def _promises(found: Callable[..., object]) -> bool:
+    """Whether a callable is annotated to return a module."""
+    try:
+        said = inspect.signature(found, eval_str=True).return_annotation
+    except Exception:  # no signature, or annotations that name what is not there
+        return False
+    return isinstance(said, type) and issubclass(said, nn.Module)
 
 
 def _described(value: object) -> str:

@@ -13,8 +13,17 @@ import blake3
 import torch
 
 from splitfed.errors import ModelError
+from splitfed.reading import open_plain, read_plain
 from splitfed.tensors import NAMES, Tensors, all_finite
 from splitfed.types import TensorSpec
+
+LARGEST = 64 << 30
+"""Bytes of a file of initial tensors."""
+
+HEADER, NAMED = 1 << 20, 1 << 10
+"""Bytes it may have beside the shared tensors themselves: in all, and for each of them."""
+
+_PIECE = 1 << 20
 
 
 def file_digest(path: Path) -> str:
@@ -25,7 +34,9 @@ def file_digest(path: Path) -> str:
     """
     hasher = blake3.blake3()
     try:
-        hasher.update_mmap(path)
+        with open_plain(path, LARGEST) as file:
+            while piece := file.read(_PIECE):
+                hasher.update(piece)
     except OSError as problem:
         raise _unreadable(path, problem) from None
     return hasher.hexdigest()
@@ -55,7 +66,8 @@ def load_initial(path: Path, specs: Iterable[TensorSpec], digest: str | None = N
 
     Raises:
         ModelError: the file is unreadable or another than agreed, or a tensor is missing,
-            unexpected, of another shape or dtype, or not finite. The tensor is named.
+            unexpected, of another shape or dtype, or not finite. The tensor is named. A file
+            that is larger than the shared tensors and :data:`HEADER` is not read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -64,10 +76,14 @@ def load_initial(path: Path, specs: Iterable[TensorSpec], digest: str | None = N
         check_digest(path, digest)
     wanted = {spec.name: spec for spec in specs}
     try:
-        found = load(path.read_bytes())
+        most = sum(spec.nbytes + NAMED for spec in wanted.values()) + HEADER
+        content = read_plain(path, most)
     except OSError as problem:
         raise _unreadable(path, problem) from None
-    except SafetensorError as problem:
+    try:
+        found = load(content)
+    # KeyError: a type of which torch has none.
+    except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as problem:
         raise ModelError(
             f"{path}: not a safetensors file: {problem}",
             "write it with splitfed.models.save_initial",

@@ -100,6 +100,10 @@ class FolderError(UserError):
     """A run folder is missing, in use by another process, or damaged."""
 
 
+class NoRunFolder(FolderError):
+    """There is no run folder, or a run has only begun to make it."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """One field on which two agreements differ, as shown side by side."""
@@ -160,7 +164,14 @@ class IntegrityError(PeerError):
 
 
 class ProtocolViolation(PeerError):
-    """The peer sent something no honest splitfed sends; it ends that peer, not us."""
+    """The peer sent something no honest splitfed sends; it ends that peer, not us.
+
+    Attributes:
+        evidence: the encoded offer by which it contradicts what it had signed before; empty
+            where there is none.
+    """
+
+    evidence: bytes = b""
 
 
 class ResourceLimit(ProtocolViolation):

@@ -2,7 +2,9 @@
 
 Naming code in a file runs that code, so the search is narrow: installed packages and the
 folder of the party's own file, nothing else. The working directory is not searched, and a
-file in the folder never shadows an installed module: two candidates are an error.
+file in the folder never shadows an installed module: two candidates are an error. Python's own
+library makes neither models nor images, but runs commands and removes files: it is refused, and
+so is a way to it through another module's names.
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
 from splitfed.errors import UserError
+from splitfed.reading import is_inside
 
 _lock = threading.RLock()  # sys.path and sys.modules belong to the whole process
 _owners: dict[str, Path] = {}
@@ -36,8 +41,7 @@ def searching(folder: Path | None) -> Iterator[None]:
     with _lock:
         _forget_all_but(home)
         before, known = list(sys.path), set(sys.modules)
-        # ``python -m`` and notebooks put the working directory first; console scripts do not.
-        narrowed = before[1:] if before and before[0] in ("", os.getcwd()) else before
+        narrowed = _installed(before)
         sys.path[:] = narrowed if home is None else [*narrowed, str(home)]
         importlib.invalidate_caches()
         try:
@@ -59,7 +63,8 @@ def find(reference: str, *, folder: Path | None, error: type[UserError], what: s
 
     Raises:
         UserError: of class ``error``: no colon, no such module, a module that cannot be
-            imported, no such name in it, or a module that two places offer.
+            imported, no such name in it, a module that two places offer, or code of Python's
+            own library.
     """
     module_name, colon, name = reference.partition(":")
     if not (colon and module_name and name):
@@ -70,9 +75,12 @@ def find(reference: str, *, folder: Path | None, error: type[UserError], what: s
         )
     with searching(folder):
         _refuse_two_candidates(module_name, folder, error, f"{what} {reference!r}")
+        _refuse_pythons_own(module_name, error, f"{what} {reference!r}")
         module = _module(module_name, folder, error, f"{what} {reference!r}")
     found: object = module
     for part in name.split("."):
+        if part.startswith("__"):
+            raise error(f"{what} {reference!r}: {part!r} is no name to call", "name the class")
         if not hasattr(found, part):
             close = difflib.get_close_matches(part, [n for n in dir(found) if n[0] != "_"])
             raise error(
@@ -80,7 +88,49 @@ def find(reference: str, *, folder: Path | None, error: type[UserError], what: s
                 f"did you mean {' or '.join(close)}?" if close else "check the name's spelling",
             )
         found = getattr(found, part)
+        if isinstance(found, ModuleType):
+            raise error(
+                f"{what} {reference!r} leads into another module, {found.__name__}",
+                f"name it where it is defined: {found.__name__}:Name",
+            )
+    if isinstance(found, type | FunctionType | BuiltinFunctionType | MethodType):
+        _refuse_pythons_own(str(found.__module__), error, f"{what} {reference!r}")
     return found
+
+
+def source(found: object) -> str:
+    """The file in which the code of ``found`` stands, for a person; "built in" where in none."""
+    try:
+        return inspect.getfile(inspect.unwrap(found))  # type: ignore[arg-type]
+    except (TypeError, OSError, ValueError):
+        return "built in"
+
+
+def is_of(found: object, folder: Path | None) -> bool:
+    """Whether the code of ``found`` stands in ``folder``."""
+    return folder is not None and is_inside(folder, Path(source(found)))
+
+
+def _installed(path: list[str]) -> list[str]:
+    """``path`` without the working directory, as far as it is there for no better reason than
+    being it: ``python -m``, notebooks and an empty part of PYTHONPATH put it before Python's own
+    library, a package that was installed from there comes after."""
+    here = os.getcwd()
+    own = sysconfig.get_path("stdlib")
+    first = path.index(own) if own in path else 1
+    return [
+        entry
+        for place, entry in enumerate(path)
+        if entry != "" and (place >= first or entry not in (here, "."))
+    ]
+
+
+def _refuse_pythons_own(name: str, error: type[UserError], where: str) -> None:
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        raise error(
+            f"{where}: {name} is part of Python itself, which holds no models and no images",
+            "name a class or function of an installed package, or of a file beside the party's",
+        )
 
 
 def _module(name: str, folder: Path | None, error: type[UserError], where: str) -> ModuleType:

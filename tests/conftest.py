@@ -31,6 +31,23 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("deterministic")
 
 
+PROCESSES = ("faults", "run")
+"""Folders whose tests start processes, and take most of the time."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With several workers, files are handed out as :func:`pytest_collection_modifyitems` has
+    them. xdist's own order is by the number of tests: a file with four tests, each of ten
+    seconds, would come last, and all other workers would wait for it."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever starts processes first; otherwise the order stays."""
+    items.sort(key=lambda item: item.path.parent.name not in PROCESSES)
+
+
 class OutsideWorld(AssertionError):
     """A test tried to reach beyond this machine."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from splitfed.transport.allowance import Allowance
 from splitfed.transport.events import Greeting
 from splitfed.transport.frames import NO_SESSION, Body, Header, Type, encode_body
 from splitfed.transport.states import Role, State
@@ -22,14 +23,18 @@ class Channel:
         nonce: our nonce of the running handshake.
         theirs: what the peer said of itself on this connection.
         since: clock when the state was entered.
+        heard: clock at the last frame of the session.
         reset: a RESET was sent since the last handshake; a second would say no more.
         farewell: a GOODBYE of ours is out and not acknowledged.
+        allowance: what it may still send that brings nothing.
+        ignored: messages that came after it was closed.
     """
 
     connection: bytes
     role: Role
     state: State
     since: float
+    heard: float = 0.0
     session: bytes = NO_SESSION
     sent: int = 0
     seen: int = 0
@@ -37,6 +42,8 @@ class Channel:
     theirs: Greeting | None = None
     reset: bool = False
     farewell: bool = False
+    allowance: Allowance = field(default_factory=Allowance)
+    ignored: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from splitfed.errors import Defect, LinkDown, PeerStalled, ProtocolViolation, SplitfedError
+from splitfed.errors import (
+    Defect,
+    LinkDown,
+    PeerStalled,
+    ProtocolViolation,
+    ResourceLimit,
+    SplitfedError,
+)
 from splitfed.transport.channel import Channel, Frame
 from splitfed.transport.events import Greeting, Left, Noticed
 from splitfed.transport.exchange import Exchange, Settings
@@ -38,6 +45,11 @@ STATUS_GAP = 1.0
 """Seconds between two STATUS at least: a change of phase is told at once, but a party
 that runs through its phases in a moment does not spend its wire bytes on telling so."""
 PATIENT_HELLOS = 3
+SILENT_INTERVALS = 6
+"""STATUS that may stay out until a session is taken for dead, whatever its connection says:
+libzmq answers heartbeats for a peer that is not in session with us any more."""
+MOST_IGNORED = 256
+"""Messages on a closed connection until it is dropped: some may have been on their way."""
 LEAVING = ("finished", "interrupted", "alone", "failed")
 """Reasons that the app says goodbye with; all others are the link's own."""
 
@@ -81,13 +93,21 @@ class Conversation(Exchange):
         channel = self.channel_of(message.connection, now)
         if channel is None:
             self.stale += 1
+            self.unwanted.append(message.connection)
             return
+        if channel.state is State.CLOSED:
+            channel.ignored += 1
+            if channel.ignored > MOST_IGNORED:
+                self.unwanted.append(message.connection)
+                return
         try:
             self._dispatch(channel, decode_header(message.header), message.body, now)
         except ProtocolViolation as error:
             self._violated(channel, error)
 
     def _dispatch(self, channel: Channel, header: Header, body: Buffer, now: float) -> None:
+        if not channel.allowance.take(now):
+            raise ResourceLimit("more frames than any honest peer: a flood")
         if header.version != VERSION:
             raise ProtocolViolation(f"a {header.type.name} of protocol version {header.version}")
         greeting = header.type in (Type.HELLO, Type.WELCOME)
@@ -109,10 +129,12 @@ class Conversation(Exchange):
             if header.sequence > channel.seen + 1:
                 self._lost(channel, header, now)
                 return
-            channel.seen = header.sequence
+            channel.seen, channel.heard = header.sequence, now
         if action is Action.DATA:
-            replies = Replies()
+            replies, known = Replies(), self.receiving.duplicates
             self.receiving.data(header, body, now, replies)
+            if self.receiving.duplicates == known:
+                channel.allowance.earn()
             self._reply(channel, replies)
         else:
             self._control(action, channel, header, body, now)
@@ -134,8 +156,8 @@ class Conversation(Exchange):
                 self._reply(channel, replies)
             case Action.PULL, Pull(ranges):
                 self.stale += not self.sending.pulled(header.transfer, ranges)
-            case Action.STORED, StoredBody(root):
-                self._delivered(header.transfer, root)
+            case Action.STORED, StoredBody(root, counter_signature):
+                self._delivered(header.transfer, root, counter_signature)
             case Action.VOTE, Vote(body, signature):
                 self._voted(header.round, body, signature)
             case Action.STATUS, StatusBody(status):
@@ -176,6 +198,7 @@ class Conversation(Exchange):
             f"{self.peer} sent {error.message}",
             f"ask {self.peer} which version of splitfed it runs and whether it was changed",
         )
+        mended.evidence = error.evidence
         if beside or channel.state in (State.CHECKED, State.CLOSED):
             channel.state = State.CLOSED
             self.events.append(Noticed(self.peer, mended))
@@ -183,9 +206,15 @@ class Conversation(Exchange):
             self.fail(mended)
             channel.state = State.CLOSED
 
-    def trouble(self, error: SplitfedError, fatal: bool) -> None:
-        """The wire's diagnosis."""
-        if fatal:
+    def trouble(self, error: SplitfedError, fatal: bool, connection: bytes | None = None) -> None:
+        """The wire's diagnosis. As in :meth:`_violated`, a stray connection ends only itself."""
+        held = self.current
+        if fatal and connection is not None and held and held.connection != connection:
+            if (channel := self.channels.get(connection)) is not None:
+                channel.state = State.CLOSED
+            self.unwanted.append(connection)
+            self.events.append(Noticed(self.peer, error))
+        elif fatal:
             self.fail(error)
         elif self.error is None:
             self.events.append(Noticed(self.peer, error))
@@ -203,8 +232,14 @@ class Conversation(Exchange):
             if now >= self._status_due():
                 self._told, self._told_at = self.status, now
                 self.control.put(self.current, StatusBody(self.status))
-            if now >= self._stall_due():
-                self._stalled(self.current, now)
+            if now >= self._silent_due(self.current):
+                limit = f"{self._silence:g} s"
+                self._dial_anew(self.current, f"nothing heard of {self.peer} for {limit}", now)
+            elif now >= self._stall_due():
+                limit = f"{self.settings.stall:g} s"
+                self._dial_anew(
+                    self.current, f"no new byte of {self.peer}'s payload for {limit}", now
+                )
 
     def deadline(self) -> float:
         """The clock's reading at which :meth:`tick` has something to do, or infinity."""
@@ -214,7 +249,7 @@ class Conversation(Exchange):
             if channel.state in (State.GREETING, State.DIFFERING)
         ]
         if self.current is not None:
-            dues += [self._status_due(), self._stall_due()]
+            dues += [self._status_due(), self._stall_due(), self._silent_due(self.current)]
         return min(dues, default=float("inf"))
 
     def _greeting_due(self, channel: Channel) -> float:
@@ -232,6 +267,14 @@ class Conversation(Exchange):
             return float("inf")
         return self.receiving.progress + self.settings.stall
 
+    @property
+    def _silence(self) -> float:
+        """Seconds without any frame of a peer in session, which sends STATUS all the time."""
+        return max(self.settings.stall, SILENT_INTERVALS * self.settings.status_interval)
+
+    def _silent_due(self, channel: Channel) -> float:
+        return channel.heard + self._silence
+
     def _greet_late(self, channel: Channel, now: float) -> None:
         self._hellos_unanswered += 1
         if self._hellos_unanswered < PATIENT_HELLOS:
@@ -243,9 +286,10 @@ class Conversation(Exchange):
         self._remove(channel, "no answer to our greeting")
         self.wants_rebuild = True
 
-    def _stalled(self, channel: Channel, now: float) -> None:
+    def _dial_anew(self, channel: Channel, why: str, now: float) -> None:
+        """The carrier thinks that the connection lives, and it brings us nothing."""
         error = PeerStalled(
-            f"no new byte of {self.peer}'s payload for {self.settings.stall:g} s; connecting anew",
+            f"{why}; connecting anew",
             "nothing to do: the transfer goes on where it stopped; if this recurs, look at "
             "the network between you",
         )
@@ -299,6 +343,7 @@ class Conversation(Exchange):
         if frame.type is Type.DATA:
             self.sending.pop()
             self.payload_sent += len(frame.body)
+            frame.channel.allowance.earn()
         else:
             self.control.frames.remove(frame)
         if frame.numbered:

@@ -19,12 +19,17 @@ from splitfed.errors import (
     PeerRefusedUs,
     PeerUnreachable,
     ProtocolViolation,
+    ResourceLimit,
 )
 from splitfed.transport.frames import HEADER
 from splitfed.transport.probe import Answer
 from splitfed.transport.sockets import PARTS, Parcel, WireOptions
 
 REFUSED_STATUS = 400
+
+CERTAIN = 2
+"""Looks in a row at which splitfed answered, and broke our handshakes off nevertheless, until
+that proves a wrong key: a bad line can break off a few in a row, too."""
 
 DIAL_EVENTS = (
     zmq.EVENT_CONNECT_DELAYED
@@ -75,6 +80,7 @@ class DialWatch:
         self._refused = False
         self._lost: float | None = None  # when a connection ended that libzmq gave no retry yet
         self._broken_off = 0
+        self._answered = 0
 
     @property
     def deadline(self) -> float | None:
@@ -108,7 +114,7 @@ class DialWatch:
             self._attempted, self._refused, self._since, self._lost = True, False, now, None
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._established, self.proven = True, True
-            self._since, self._broken_off = None, 0
+            self._since, self._broken_off, self._answered = None, 0, 0
             yield Act.UP
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._refused, self._broken_off = True, 0
@@ -122,6 +128,17 @@ class DialWatch:
 
     def found(self, answer: Answer) -> Diagnosis:
         """What a probe's answer means, after handshakes that the other end broke off."""
+        self._answered = self._answered + 1 if answer is Answer.CURVE else 0
+        if answer is Answer.CURVE and self._answered < CERTAIN:
+            self._broken_off = self._options.suspicion - 1  # the next one makes us look again
+            return Diagnosis(
+                LinkDown(
+                    f"{self.address} answers as splitfed does and breaks off our handshakes",
+                    f"nothing yet: we keep trying; either the line is bad, or our "
+                    f"federation.toml has another public_key for {self.peer} than it uses",
+                ),
+                fatal=False,
+            )
         if answer is Answer.CURVE:
             return Diagnosis(
                 PeerKeyMismatch(
@@ -226,6 +243,25 @@ def not_encrypted(peer: str) -> PeerKeyMismatch:
     return PeerKeyMismatch(
         "a process dialled us that does not speak the encrypted protocol of splitfed",
         f"if that is {peer}, it runs something else than `splitfed run`; it was refused",
+    )
+
+
+def crowded(peer: str, most: int) -> LinkDown:
+    """For a listener: more connections stand without a word than are let stand, while
+    ``peer`` is awaited."""
+    return LinkDown(
+        f"more than {most} connections to our port said nothing; the oldest are cut off",
+        f"let the firewall admit {peer} alone to our port; until then {peer} gets in all the "
+        "same, unless strangers come faster than its greeting",
+    )
+
+
+def withheld(peer: str, held: int) -> ResourceLimit:
+    """A peer made us hold more than any honest one can: a message that never ends."""
+    return ResourceLimit(
+        f"{peer} made us hold {held >> 20} MiB of messages that it did not end; the connection "
+        "was cut off",
+        f"{peer} must run a splitfed of the same version",
     )
 
 

@@ -8,6 +8,7 @@ with it, and no message of an earlier connection is taken for one of the present
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable
 
 import zmq
@@ -20,6 +21,7 @@ from splitfed.transport.diagnosis import (
     DialWatch,
     is_whole,
     misshapen,
+    withheld,
 )
 from splitfed.transport.keys import PeerKeys, Secret
 from splitfed.transport.probe import Probe
@@ -34,6 +36,7 @@ from splitfed.transport.sockets import (
     configure,
     transmit,
 )
+from splitfed.transport.watching import NONE_LEFT, Watch
 from splitfed.transport.wire import Buffer, Down, Message, Sent, Trouble, Up, WireEvent
 
 DRAIN_LIMIT = 256
@@ -67,6 +70,7 @@ class Dialer:
         self._address, self._host, self._port = endpoint
         self._options, self._meter, self._clock = options, meter, clock
         self._watch = DialWatch(peer, self._address, name, options)
+        self._held = Watch(self._is_ours, options, clock, peer)
         self._socket: Socket | None = None
         self._monitor: Monitor | None = None
         self._inbox: Inbox | None = None
@@ -74,6 +78,7 @@ class Dialer:
         self._connections = 0
         self._redial_at: float | None = None
         self._probe: Probe | None = None
+        self._descriptor: int | None = None
         self._chance = random.Random()
 
     # --- what the wire asks -----------------------------------------------------------
@@ -105,11 +110,15 @@ class Dialer:
         now = self._clock()
         if self._redial_at is not None and now >= self._redial_at:
             self._dial()
-        events = self._look(now)
+        events = self._answered(now)
         if self._monitor is not None and self._monitor.socket in ready:
             events += self._observe()
         if self._socket is not None and self._socket in ready:
             events += self._read(limit)
+        if self._socket not in ready or (self._inbox is not None and self._inbox.empty):
+            self._held.emptied()
+        for excess in self._held.look():
+            events.append(Trouble(self.peer, withheld(self.peer, excess.held), fatal=True))
         if self._socket is not None and self._watch.overdue(now):
             events += self.rebuild("libzmq gave the connection up")
         return events
@@ -121,6 +130,7 @@ class Dialer:
             self._redial_at,
             self._watch.deadline if self._socket is not None else None,
             self._probe.deadline if self._probe is not None else None,
+            self._held.deadline,
         )
         return min((time for time in times if time is not None), default=None)
 
@@ -145,6 +155,15 @@ class Dialer:
 
     def _dial(self) -> None:
         self._redial_at = None
+        try:
+            self._dial_now()
+        except zmq.ZMQError as error:
+            if error.errno not in NONE_LEFT:
+                raise
+            self._drop("no descriptor is left")
+            self._redial_at = self._clock() + self._options.reconnect_max
+
+    def _dial_now(self) -> None:
         socket = self._context.socket(zmq.DEALER)
         configure(socket, self._secret, self._options, self._keys.public_key)
         self._socket, self._inbox = socket, Inbox(socket, self._meter, routed=False)
@@ -154,6 +173,7 @@ class Dialer:
 
     def _drop(self, reason: str) -> list[WireEvent]:
         lost, self._connection, self.busy = self._connection, None, False
+        self._held.clear()
         if self._monitor is not None:
             self._monitor.close()
         if self._socket is not None:
@@ -166,6 +186,9 @@ class Dialer:
         if self._monitor is None:
             return events
         for event, value in self._monitor.drain():
+            self._held.observe(event, value)
+            if event == zmq.EVENT_CONNECTED:
+                self._descriptor = value
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._meter.sent += zmtp.DIALER_HANDSHAKE_BYTES
                 self._meter.received += zmtp.LISTENER_REFUSAL_BYTES
@@ -206,13 +229,18 @@ class Dialer:
                 events.append(event)
         return events
 
-    def _look(self, now: float) -> list[WireEvent]:
+    def _answered(self, now: float) -> list[WireEvent]:
         if self._probe is None or (answer := self._probe.step(now)) is None:
             return []
         self._probe = None
         return self._act(self._watch.found(answer))
 
+    def _is_ours(self, connection: socket.socket) -> bool:
+        return int(connection.getpeername()[1]) == self._port
+
     def _open_parcel(self, parcel: Parcel) -> WireEvent | None:
+        if self._descriptor is not None:
+            self._held.took(self._descriptor, self.peer, parcel.size)
         if self._connection is None:
             return None
         if not is_whole(parcel):

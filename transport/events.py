@@ -13,22 +13,19 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from splitfed.entries import Count, Digest, Entry, Name, Number, Receipted, Signature
 from splitfed.errors import SplitfedError
 from splitfed.types import Manifest
 
-PROTOCOL_VERSIONS = (1, 1)
+PROTOCOL_VERSIONS = (2, 2)
 """The oldest and the newest version of the protocol that this code speaks."""
 
-Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 FolderId = Annotated[bytes, Meta(min_length=16, max_length=16)]
-Name = Annotated[str, Meta(min_length=1, max_length=64)]
-Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Line = Annotated[str, Meta(max_length=256)]
 Document = Annotated[str, Meta(max_length=256 * 1024)]
 Purpose = Literal["run", "check"]
 Outcome = Literal["", "agreed", "void", "alone"]
-OfferKey = tuple[int, str, bytes]
+OfferKey = tuple[int, str, bytes, bytes]
 Vote = tuple[Annotated[bytes, Meta(max_length=64 * 1024)], Signature]
 """Body and signature of a vote."""
 
@@ -50,7 +47,9 @@ def vote_message(body: bytes) -> bytes:
 class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One payload that ``party`` puts up for its peers, signed by that party.
 
-    ``run`` is the run's 32-byte name, ``kind`` what the payload is (``"update"``).
+    ``run`` is the run's 32-byte name, ``kind`` what the payload is (``"update"``);
+    ``number``, ``head`` and ``entry_signature`` are those of the payload's :attr:`entry` in
+    the party's ledger.
     """
 
     kind: Name
@@ -59,12 +58,29 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     party: Name
     manifest: Manifest
     signature: Signature
+    number: Number
+    head: Digest
+    entry_signature: Signature
 
     @property
     def key(self) -> OfferKey:
         """What tells this offer from every other of the same party. Two rounds may well
         bring equal payloads, so the root alone does not."""
-        return self.round, self.kind, self.manifest.root
+        return self.round, self.kind, self.manifest.root, self.head
+
+    @property
+    def entry(self) -> Entry:
+        """The payload's entry in the party's ledger."""
+        return Entry(
+            self.run,
+            self.party,
+            self.number,
+            self.head,
+            self.manifest.root,
+            self.round,
+            self.kind,
+            self.entry_signature,
+        )
 
     def message(self) -> bytes:
         """The bytes that :attr:`signature` covers."""
@@ -90,8 +106,9 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     A snapshot: hand the link a new one (:meth:`Link.greet`) after every closed round. The
     two documents (JSON text) travel only where the peer's digests differ, and of
-    ``votes_held`` (the newest vote we hold, by party) only the reader's own. Fields that a
-    later version appends are ignored by this one.
+    ``votes_held`` (the newest vote we hold, by party) and ``entries_held`` (the newest entry
+    of a party's ledger that we counter-signed, with that signature) only the reader's own.
+    Fields that a later version appends are ignored by this one.
     """
 
     versions: tuple[int, int] = PROTOCOL_VERSIONS
@@ -108,7 +125,7 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     open_vote: Annotated[bytes, Meta(max_length=64 * 1024)] | None = None
     open_vote_signature: Signature | None = None
     votes_held: Annotated[dict[Name, Vote], Meta(max_length=256)] = {}
-    ledger_head: Digest | None = None
+    entries_held: Annotated[dict[Name, Receipted], Meta(max_length=256)] = {}
     software: Annotated[dict[Line, Line], Meta(max_length=16)] = {}
     contract_document: Document = ""
     roster_document: Document = ""
@@ -146,8 +163,8 @@ class LinkBroken:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A payload is complete: signature, every chunk and the root are verified. Store it
-    durably, then call :meth:`Link.stored`. The link keeps no reference to ``payload``."""
+    """A payload is complete: both signatures, every chunk and the root are verified. Store
+    it durably, then call :meth:`Link.stored`. The link keeps no reference to ``payload``."""
 
     peer: str
     offer: Offer
@@ -165,11 +182,17 @@ class OfferRefused:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The peer holds this payload of ours durably."""
+    """The peer holds this payload of ours durably: its counter-signature, which is verified,
+    covers the :meth:`~splitfed.entries.Entry.receipt_message` of the offer's entry."""
 
     peer: str
-    round: int
-    root: bytes
+    offer: Offer
+    counter_signature: bytes
+
+    @property
+    def round(self) -> int:
+        """Number of the exchange."""
+        return self.offer.round
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from splitfed.transport.channel import Channel
 from splitfed.transport.events import (
     Delivered,
     Greeting,
+    Offer,
     Outgoing,
     PeerView,
     Status,
@@ -109,8 +110,9 @@ class Exchange(Handshake):
         self.events.extend(replies.events)
         for transfer, round_, ranges in replies.pulls:
             self.control.put(channel, Pull(ranges), transfer=transfer, round=round_)
-        for transfer, round_, root in replies.stored:
-            self.control.put(channel, StoredBody(root[:8]), transfer=transfer, round=round_)
+        for transfer, offer, signature in replies.stored:
+            body = StoredBody(offer.manifest.root[:8], signature)
+            self.control.put(channel, body, transfer=transfer, round=offer.round)
 
     def _voted(self, round_: int, body: bytes, signature: bytes) -> None:
         if not self._verify(self.peer, vote_message(body), signature):
@@ -123,11 +125,16 @@ class Exchange(Handshake):
             del self._votes[next(iter(self._votes))]
         self.events.append(Voted(self.peer, round_, body, signature))
 
-    def _delivered(self, transfer: int, root: bytes) -> None:
+    def _delivered(self, transfer: int, root: bytes, counter_signature: bytes) -> None:
         outgoing = self.sending.stored(transfer, root)
-        if outgoing is not None:
-            offer = outgoing.offer
-            self.events.append(Delivered(self.peer, offer.round, offer.manifest.root))
+        if outgoing is None:
+            return
+        message = outgoing.offer.entry.receipt_message(self.peer)
+        if not self._verify(self.peer, message, counter_signature):
+            raise ProtocolViolation(
+                f"a STORED for round {outgoing.offer.round} with a bad counter-signature"
+            )
+        self.events.append(Delivered(self.peer, outgoing.offer, counter_signature))
 
     def _heard(self, status: Status, now: float) -> None:
         if status != self.their_status:
@@ -143,7 +150,6 @@ class Exchange(Handshake):
         theirs = channel.theirs
         if new_life:
             self.sending.forget_delivered()
-            self._goodbye_read = False
         self.sending.open()
         self.receiving.open()
         self._told = None
@@ -158,7 +164,9 @@ class Exchange(Handshake):
             self._send_offer(channel, outgoing)
         for round_, vote in self.sending.due_votes(theirs.closed_round):
             self.control.put(channel, vote, round=round_)
-        if self._goodbye is not None and not self._goodbye_read:
+        if self._goodbye is not None:
+            # Also one that was read: to the peer, a new session means that we are back.
+            self._goodbye_read = False
             self._farewell(channel, self._goodbye)
 
     def _ended(self) -> None:
@@ -187,10 +195,10 @@ class Exchange(Handshake):
         if self.current is not None:
             self.control.put(self.current, vote, round=round_)
 
-    def stored(self, root: bytes, round_: int | None = None) -> None:
-        """The app holds this payload of the peer durably."""
+    def stored(self, offer: Offer, counter_signature: bytes) -> None:
+        """The app holds what this offer of the peer announced durably."""
         replies = Replies()
-        self.receiving.stored(root, round_, replies)
+        self.receiving.stored(offer, counter_signature, replies)
         if self.current is not None:
             self._reply(self.current, replies)
 
@@ -200,12 +208,20 @@ class Exchange(Handshake):
         self.receiving.discard(round_)
 
     def goodbye(self, reason: Reason, closed: int, detail: str = "") -> None:
-        """Say goodbye now and in every later session, until the peer has read it."""
+        """Say goodbye now and in every later session."""
         self._goodbye, self._goodbye_read = Goodbye(reason, closed, detail=detail[:256]), False
         if self.current is not None:
             self._farewell(self.current, self._goodbye)
 
     # --- views ---
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to say. A peer that we met and that waits for our last word is
+        given the time to connect again: a break may have swallowed it."""
+        owed = self._goodbye is not None and self._goodbye.reason == "finished"
+        met = self._life is not None and self.error is None
+        return super().settled and not (owed and met and not self._goodbye_read)
 
     @property
     def view(self) -> PeerView:

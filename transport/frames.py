@@ -32,8 +32,9 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from splitfed.entries import Signature
 from splitfed.errors import ProtocolViolation
-from splitfed.transport.events import Document, Greeting, Line, Offer, Signature, Status
+from splitfed.transport.events import Document, Greeting, Line, Offer, Status
 from splitfed.transport.wire import Buffer
 
 MAGIC = b"SFED"
@@ -191,9 +192,11 @@ class StoredBody(
     tag=int(Type.STORED),
     forbid_unknown_fields=True,
 ):
-    """The payload of the header's transfer is stored durably; ``root`` starts its root."""
+    """The payload of the header's transfer is stored durably; ``root`` starts its root, and
+    ``counter_signature`` is the receiver's over the offer's ledger entry."""
 
     root: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    counter_signature: Signature
 
 
 class Vote(

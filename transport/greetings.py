@@ -48,12 +48,18 @@ def mismatch(mine: Greeting, theirs: Greeting) -> Mismatch | None:
     return None
 
 
+def succeeds(theirs: Greeting, held: Greeting | None) -> bool:
+    """May a newcomer take over from the process that holds the session?"""
+    return held is None or (theirs.folder == held.folder and theirs.boot >= held.boot)
+
+
 def addressed(greeting: Greeting, reader: str, *, documents: bool = False) -> Greeting:
-    """The greeting as it travels to ``reader``: of the votes we hold only its own, the
-    agreement's documents only where they differ."""
+    """The greeting as it travels to ``reader``: of the votes and ledger entries we hold only
+    its own, the agreement's documents only where they differ."""
     return msgspec.structs.replace(
         greeting,
         votes_held={p: vote for p, vote in greeting.votes_held.items() if p == reader},
+        entries_held={p: held for p, held in greeting.entries_held.items() if p == reader},
         contract_document=greeting.contract_document if documents else "",
         roster_document=greeting.roster_document if documents else "",
     )

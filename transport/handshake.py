@@ -10,13 +10,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from splitfed.errors import (
-    KeyInUse,
-    LinkDown,
-    PeerError,
-    ProtocolViolation,
-    SplitfedError,
-)
+from splitfed.errors import KeyInUse, LinkDown, PeerError, ProtocolViolation, SplitfedError
 from splitfed.transport.channel import Channel, ControlQueue
 from splitfed.transport.events import Event, Failed, Greeted, Greeting, LinkBroken, Noticed, Status
 from splitfed.transport.frames import (
@@ -30,7 +24,7 @@ from splitfed.transport.frames import (
     Type,
     Welcome,
 )
-from splitfed.transport.greetings import addressed, mismatch, mismatch_error, session_name
+from splitfed.transport.greetings import addressed, mismatch, mismatch_error, session_name, succeeds
 from splitfed.transport.states import Role, State
 
 MAX_CHANNELS = 8
@@ -47,6 +41,7 @@ class Handshake:
         events: what happened, for the app; taken by the link.
         control: frames to send.
         wants_rebuild: the connection we dialed should be thrown away and dialed anew.
+        unwanted: connections that the wire is to drop.
         reconnects: sessions after the first.
         stale: messages of earlier sessions or before any, dropped.
     """
@@ -71,6 +66,7 @@ class Handshake:
         self.events: list[Event] = []
         self.control = ControlQueue()
         self.wants_rebuild = False
+        self.unwanted: list[bytes] = []
         self.reconnects = 0
         self.stale = 0
         self._own = me == peer
@@ -151,6 +147,7 @@ class Handshake:
         ]
         for channel in idle[: max(0, len(self.channels) - MAX_CHANNELS)]:
             self._remove(channel, "forgotten")
+            self.unwanted.append(channel.connection)
 
     # --- greeting ---
 
@@ -180,7 +177,7 @@ class Handshake:
         elif checking:
             self._leave_session(channel, "greeted anew")
             self._answer_check(channel, header, theirs)
-        elif held is None or held is channel or _succeeds(theirs, held.theirs):
+        elif held is None or held is channel or succeeds(theirs, held.theirs):
             self._take(channel, header, hello, now)
         else:
             self._newcomer = (channel, header, hello, now)
@@ -215,8 +212,11 @@ class Handshake:
         """A later life of the same folder took over; tell the earlier one, if it is one."""
         held, session = old.theirs, old.session
         self._end("another connection took over")
-        old.state = State.CLOSED
+        # Of the same process, the one left behind need not be the older one: HELLOs of two
+        # connections can be read in the wrong order. A frame on it is answered by RESET.
+        old.state = State.NEW
         if held is not None and held.boot < theirs.boot:
+            old.state = State.CLOSED
             body = Goodbye("key-in-use", detail="a later process of the same folder took over")
             self.control.put(old, body, session=session)
 
@@ -268,6 +268,7 @@ class Handshake:
         self.reconnects += not first
         self.current = channel
         channel.state, channel.theirs, channel.since = State.OPEN, theirs, now
+        channel.heard = now
         channel.sent = channel.seen = 0
         channel.reset = channel.farewell = False
         self.events.append(Greeted(self.peer, theirs))
@@ -390,8 +391,3 @@ class Handshake:
     def settled(self) -> bool:
         """Nothing is left to say, and every goodbye of ours was acknowledged."""
         return not self.control.frames and not any(c.farewell for c in self.channels.values())
-
-
-def _succeeds(theirs: Greeting, held: Greeting | None) -> bool:
-    """May a newcomer take over from the process that holds the session?"""
-    return held is None or (theirs.folder == held.folder and theirs.boot >= held.boot)

@@ -1,7 +1,8 @@
 """A party's secret file, and signatures over what it offers and votes.
 
 One file holds both secrets of a party: the CURVE25519 key that the link authenticates
-with, and the Ed25519 key that signs offers and votes. Both are made together, once.
+with, and the Ed25519 key that signs offers and votes. Both are made together, and replaced
+together (:mod:`splitfed.founding.rotation`).
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from splitfed.errors import UserError
+from splitfed.signatures import is_signing_key as is_signing_key
+from splitfed.signatures import verify_signature as verify_signature
 
 CURVE_KEY_CHARS = 40
-SIGNING_KEY_CHARS = 64
-SIGNATURE_BYTES = 64
 
 _Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 _Z85_VALUE = {char: value for value, char in enumerate(_Z85)}
 _FIELDS = ("curve_public", "curve_secret", "signing_public", "signing_secret")
 _MAX_FILE_BYTES = 4096
-_REPLACE_CURE = "restore the file from your own copy, or make new keys with `splitfed init`"
+_REPLACE_CURE = (
+    "restore the file from your own copy, or make new keys with `splitfed keys rotate --lost`"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +96,6 @@ class Identity:
     secret: Secret
 
 
-def verify_signature(signing_key: str, body: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` over ``body`` was made by the holder of ``signing_key`` (hex).
-
-    A malformed signature or key is an invalid one, never an exception: both can come
-    from a peer.
-    """
-    if not is_signing_key(signing_key) or len(signature) != SIGNATURE_BYTES:
-        return False
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(signing_key)).verify(signature, body)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
-
-
 def is_curve_key(text: str) -> bool:
     """Whether ``text`` is 32 bytes in Z85 (ZeroMQ RFC 32): 40 characters, no group over 2^32-1."""
     if len(text) != CURVE_KEY_CHARS or any(char not in _Z85_VALUE for char in text):
@@ -120,11 +107,6 @@ def is_curve_key(text: str) -> bool:
         if group >= 1 << 32:
             return False
     return True
-
-
-def is_signing_key(text: str) -> bool:
-    """Whether ``text`` is 32 bytes in lower-case hexadecimal."""
-    return len(text) == SIGNING_KEY_CHARS and all(char in "0123456789abcdef" for char in text)
 
 
 def make_secret() -> Secret:
@@ -149,7 +131,6 @@ def create_secret(path: Path) -> PublicKeys:
         UserError: the file exists (it is never overwritten), or cannot be written.
     """
     secret = make_secret()
-    text = json.dumps({"schema": 1, **{name: getattr(secret, name) for name in _FIELDS}}, indent=1)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o600)
@@ -163,8 +144,8 @@ def create_secret(path: Path) -> PublicKeys:
             f"{path}: the secret file cannot be written: {error.strerror}",
             "give a path in a folder that exists and is yours",
         ) from error
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text + "\n")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret_bytes(secret))
         file.flush()
         os.fsync(file.fileno())
     folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -175,12 +156,42 @@ def create_secret(path: Path) -> PublicKeys:
     return secret.public
 
 
-def load_secret(path: Path) -> Secret:
-    """Read the secret file at ``path``.
+def secret_bytes(secret: Secret) -> bytes:
+    """What stands in the secret file."""
+    fields = {name: getattr(secret, name) for name in _FIELDS}
+    return json.dumps({"schema": 1, **fields}, indent=1).encode("ascii") + b"\n"
+
+
+def next_secret(path: Path) -> Path:
+    """Where a rotation keeps the secret that is to come until the agreement names it: beside
+    the file that ``path`` leads to, links followed."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(f"{real.name}.next")
+
+
+def load_own(path: Path, agreed: PublicKeys) -> Secret:
+    """The secret that the agreement knows me by: the file at ``path``, or the next one where a
+    rotation was cut off after the agreement named it.
 
     Raises:
-        UserError: the file is missing, others than its owner may read or write it, or it
-            does not hold a matching set of keys.
+        UserError: as :func:`load_secret`. That the keys are the agreed ones is the caller's to
+            check.
+    """
+    following = next_secret(path)
+    if following.exists():
+        secret = load_secret(following)
+        if secret.public == agreed:
+            return secret
+    return load_secret(path)
+
+
+def load_secret(path: Path) -> Secret:
+    """Read the secret file at ``path``; a link is followed, and what it leads to must be as
+    private.
+
+    Raises:
+        UserError: the file is missing, others than its owner may read or write it, others may
+            put a file in its place, or it does not hold a matching set of keys.
     """
     fields = _parse(path, _read_private(path))
     secret = Secret(**fields)
@@ -218,15 +229,30 @@ def _read_private(path: Path) -> bytes:
         if mode & 0o077:
             raise UserError(
                 f"{path}: others than its owner can use this secret file (mode {mode:04o})",
-                f"chmod 600 {path}; if others have read it, make new keys",
+                f"chmod 600 {path}; if others have read it, make new keys with "
+                "`splitfed keys rotate --lost`",
             )
+        _check_folders(path)
         return file.read(_MAX_FILE_BYTES + 1)
+
+
+def _check_folders(path: Path) -> None:
+    """Refuse a folder in which everybody may put another file in the secret's place, for the
+    link and for what it leads to. The group may: it is often the owner alone."""
+    for folder in {path.absolute().parent, Path(os.path.realpath(path)).parent}:
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise UserError(
+                f"{folder}: everybody may put another secret file in the place of {path.name} "
+                f"there (mode {stat.S_IMODE(mode):04o})",
+                f"chmod o-w {folder}; if you do not know who wrote there, look at every file in it",
+            )
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, str]:
     try:
         document = json.loads(raw) if len(raw) <= _MAX_FILE_BYTES else None
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise UserError(f"{path}: this is not a secret file of splitfed", _REPLACE_CURE)

@@ -21,7 +21,7 @@ import msgspec
 from splitfed.errors import Defect, ResourceLimit
 from splitfed.tensors import CHUNK_SIZE
 from splitfed.transport.conversation import LEAVING, Conversation
-from splitfed.transport.events import Event, Greeting, Outgoing, PeerView, Status, Traffic
+from splitfed.transport.events import Event, Greeting, Offer, Outgoing, PeerView, Status, Traffic
 from splitfed.transport.exchange import STALL, STATUS_INTERVAL, WINDOW, Settings
 from splitfed.transport.frames import CONTROL_LIMIT, OfferBody, Reason, encode_body
 from splitfed.transport.mailbox import Mailbox
@@ -53,6 +53,10 @@ class Link:
         status_interval: seconds between two STATUS.
         stall: seconds without a new byte of an open transfer until a new connection.
         chunk_size: bytes; the same at both ends.
+
+    Attributes:
+        watch: told each event when it happens, in the link's thread; must not raise. The
+            engine takes it from :meth:`next`, perhaps hours later.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Link:
         self._opened = threading.Event()
         self._refusal: BaseException | None = None
         self._close_by: float | None = None
+        self.watch: Callable[[Event], None] = lambda event: None
 
     # --- the engine's side ---------------------------------------------------------------
 
@@ -121,7 +126,8 @@ class Link:
             raise self._refusal
 
     def close(self, timeout: float = CLOSE_WITHIN) -> None:
-        """Wait up to ``timeout`` seconds until goodbyes are read, then close the wire.
+        """Wait up to ``timeout`` seconds until goodbyes are read (one that a break swallowed,
+        over a new connection), then close the wire.
         Closing twice does nothing."""
         with self._guard:
             self._shut = True
@@ -177,10 +183,12 @@ class Link:
         ``signature`` covers :func:`~.events.vote_message` of ``body``."""
         self._each(lambda conversation: conversation.vote(round, body, signature))
 
-    def stored(self, peer: str, root: bytes, round: int | None = None) -> None:
-        """The payload of ``peer`` with this root is stored durably; tell the peer. With its
-        ``round`` also for one that was stored in an earlier life: it is not pulled again."""
-        self._post(lambda: self._conversations[peer].stored(root, round))
+    def stored(self, peer: str, offer: Offer, counter_signature: bytes) -> None:
+        """What ``offer`` of ``peer`` announced is stored durably; tell the peer, now and
+        whenever it offers that again. Also for what was stored in an earlier life: it is not
+        pulled again. ``counter_signature`` is our Ed25519 signature over the
+        :meth:`~splitfed.entries.Entry.receipt_message` of the offer's entry."""
+        self._post(lambda: self._conversations[peer].stored(offer, counter_signature))
 
     def discard(self, round: int) -> None:
         """Every peer closed ``round``: forget what belongs to it and to earlier rounds."""
@@ -203,9 +211,9 @@ class Link:
             self._post(lambda: None)
 
     def goodbye(self, reason: Reason, closed: int, detail: str = "") -> None:
-        """Say to every peer, now and after every new connection until it has read it, that
-        we leave: ``"finished"``, ``"interrupted"``, ``"alone"`` or ``"failed"``; ``closed``
-        is the last round we closed. The link goes on until :meth:`close`."""
+        """Say to every peer, now and after every new connection, that we leave:
+        ``"finished"``, ``"interrupted"``, ``"alone"`` or ``"failed"``; ``closed`` is the
+        last round we closed. The link goes on until :meth:`close`."""
         if reason not in LEAVING:
             raise Defect(f"{reason!r} is no reason to leave")
         self._each(lambda conversation: conversation.goodbye(reason, closed, detail))
@@ -299,6 +307,9 @@ class Link:
             if conversation.wants_rebuild:
                 conversation.wants_rebuild = False
                 self._wire.rebuild(peer)
+            unwanted, conversation.unwanted = conversation.unwanted, []
+            for connection in dict.fromkeys(unwanted):
+                self._wire.drop(peer, connection)
             self._report(conversation)
 
     def _pause(self, blocked: bool) -> float:
@@ -310,8 +321,10 @@ class Link:
 
     def _heard(self, event: WireEvent, now: float) -> None:
         conversation = self._conversations.get(event.peer)
-        if conversation is None:
-            return  # a party of the agreement with whom this link has nothing to do
+        if conversation is None:  # a party of the agreement that is none of this link's peers
+            if isinstance(event, Message):
+                self._wire.drop(event.peer, event.connection)
+            return
         match event:
             case Message():
                 conversation.received(event, now)
@@ -319,8 +332,8 @@ class Link:
                 conversation.up(connection, now)
             case Down(connection=connection, reason=reason):
                 conversation.down(connection, reason)
-            case Trouble(error=error, fatal=fatal):
-                conversation.trouble(error, fatal)
+            case Trouble(error=error, fatal=fatal, connection=stray):
+                conversation.trouble(error, fatal, stray)
 
     def _send(self) -> tuple[bool, bool]:
         """Hand frames to the wire; returns (one has no room, one has more to say)."""
@@ -349,6 +362,8 @@ class Link:
             events, conversation.events = conversation.events, []
             if peer not in self._peers:
                 continue
+            for event in events:
+                self.watch(event)
             self._mailbox.put(events)
             if self._mailbox.backlog(peer) > MAX_BACKLOG:
                 conversation.fail(ResourceLimit(f"{peer} sent more than {MAX_BACKLOG} events"))

@@ -7,13 +7,15 @@ so that the end of a connection is noticed without sending on it.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import zmq
 
-from splitfed.errors import Defect, SplitfedError, UserError
+from splitfed.errors import Defect, PeerError, SplitfedError, UserError
 from splitfed.transport import diagnosis, zmtp
 from splitfed.transport.keys import Secret
 from splitfed.transport.sockets import (
@@ -28,6 +30,7 @@ from splitfed.transport.sockets import (
     endpoint_of,
     transmit,
 )
+from splitfed.transport.watching import Excess, Watch, plain
 from splitfed.transport.wire import Buffer, Down, Message, Sent, Trouble, WireEvent
 from splitfed.transport.zap import Authenticator, Verdict
 
@@ -57,6 +60,7 @@ class Listener:
     Args:
         expected: the peers that dial us.
         allowed: roster names by public key (32 bytes), our own included.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Listener:
         secret: Secret,
         options: WireOptions,
         meter: Meter,
+        clock: Callable[[], float],
     ) -> None:
         self.busy = False
         self.endpoint = address
@@ -78,9 +83,10 @@ class Listener:
         self._meter = meter
         self._connections: dict[bytes, _Connection] = {}
         self._by_descriptor: dict[int, bytes] = {}
-        self._open: set[int] = set()
+        self._watch = Watch(self._is_ours, options, clock)
+        self._admitted: dict[str, set[str]] = {}
         self._ended: deque[bytes] = deque(maxlen=REMEMBERED)
-        self._awaiting = True
+        self._awaiting, self._met = True, False
 
     # --- what the wire asks -----------------------------------------------------------
 
@@ -111,13 +117,23 @@ class Listener:
             self._forget(connection)
         return outcome
 
+    def drop(self, connection: bytes) -> None:
+        """Ends a connection that nobody has a use for."""
+        if (known := self._connections.get(connection)) is not None:
+            self._watch.cut(known.descriptor)
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`pump` has something to do even if nothing happens."""
+        return self._watch.deadline
+
     def pump(self, ready: Ready, limit: int) -> list[WireEvent]:
         """What happened on ``ready`` sockets, without waiting; about ``limit`` messages."""
         events: list[WireEvent] = []
         if self._door.socket in ready:
             for verdict in self._door.answer():
                 events += self._judged(verdict)
-        if self._monitor.socket in ready:
+        if self._monitor.socket in ready or (self._met and self._awaiting):
             events += self._observe()
         # What ended is buried after its last message, so those are read first.
         drained = self._socket not in ready and not self._some_ended()
@@ -127,6 +143,10 @@ class Listener:
                 drained = True
             else:
                 events += self._open_parcel(parcel)
+        if self._socket not in ready or self._inbox.empty:
+            self._watch.emptied()
+        for excess in self._watch.look():
+            events += self._exceeded(excess)
         return events + self._bury() if drained else events
 
     def register(self, poller: zmq.Poller) -> None:
@@ -137,6 +157,7 @@ class Listener:
 
     def close(self) -> None:
         """For good."""
+        self._watch.clear()
         self._monitor.close()
         self._socket.close(0)
         self._door.close()
@@ -156,7 +177,22 @@ class Listener:
             self._meter.sent += zmtp.LISTENER_REFUSAL_BYTES
             key, address = verdict.key, verdict.address
             return self._suspect(lambda peer: diagnosis.foreign_key(peer, key, address))
+        if verdict.name is not None:
+            self._admitted.setdefault(plain(verdict.address), set()).add(verdict.name)
         return []
+
+    def _exceeded(self, excess: Excess) -> list[WireEvent]:
+        """Whoever held too much has proven a key: before that, a single frame is all that
+        libzmq reads. Without a message of it, its address has to tell which key."""
+        if excess.peer is not None:
+            error = diagnosis.withheld(excess.peer, excess.held)
+            connection = self._by_descriptor.get(excess.descriptor, b"")
+            return [Trouble(excess.peer, error, fatal=True, connection=connection)]
+        names = self._admitted.get(excess.address, set())
+        return [
+            Trouble(name, diagnosis.withheld(name, excess.held), len(names) == 1, b"")
+            for name in sorted(names)
+        ]
 
     def _suspect(self, explain: Callable[[str], SplitfedError]) -> list[WireEvent]:
         """Nobody proved who it was: told for each peer that is still awaited, never fatal."""
@@ -170,14 +206,16 @@ class Listener:
     def _observe(self) -> list[WireEvent]:
         events: list[WireEvent] = []
         unread = self._monitor.drain()
-        if self._awaiting and any(event == zmq.EVENT_HANDSHAKE_SUCCEEDED for event, _ in unread):
-            self._awaiting = False
-            unread += self._monitor.change(ESTABLISHED_EVENTS)
+        self._met |= any(event == zmq.EVENT_HANDSHAKE_SUCCEEDED for event, _ in unread)
+        if self._awaiting and self._met:
+            # Strangers may hold the last descriptors at this moment: then the next time.
+            with contextlib.suppress(zmq.ZMQError):
+                unread += self._monitor.change(ESTABLISHED_EVENTS)
+                self._awaiting = False
+        crowded = self._watch.crowded
         for event, value in unread:
-            if event == zmq.EVENT_ACCEPTED:
-                self._open.add(value)
-            elif event == zmq.EVENT_DISCONNECTED:
-                self._open.discard(value)
+            self._watch.observe(event, value)
+            if event == zmq.EVENT_DISCONNECTED:
                 self._end(self._by_descriptor.get(value))
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._meter.received += zmtp.DIALER_HANDSHAKE_BYTES
@@ -189,6 +227,9 @@ class Listener:
                     else diagnosis.not_encrypted
                 )
                 events += self._suspect(explain)
+        if self._watch.crowded > crowded:
+            most = self._watch.most_silent
+            events += self._suspect(lambda peer: diagnosis.crowded(peer, most))
         return events
 
     def _open_parcel(self, parcel: Parcel) -> list[WireEvent]:
@@ -206,10 +247,13 @@ class Listener:
         elif known.peer != peer:
             self._end(connection)
             return self._bury()
+        self._watch.took(self._connections[connection].descriptor, peer, parcel.size)
         if not _is_drawn(connection):
-            return [*events, Trouble(peer, diagnosis.chosen_route(peer), fatal=True)]
+            error: PeerError = diagnosis.chosen_route(peer)
+            return [*events, Trouble(peer, error, fatal=True, connection=connection)]
         if not diagnosis.is_whole(parcel):
-            return [*events, Trouble(peer, diagnosis.misshapen(peer, parcel), fatal=True)]
+            error = diagnosis.misshapen(peer, parcel)
+            return [*events, Trouble(peer, error, fatal=True, connection=connection)]
         header, body = parcel.parts
         return [*events, Message(peer, connection, header.bytes, body.buffer)]
 
@@ -224,8 +268,11 @@ class Listener:
             # A descriptor that comes again means that its earlier connection ended.
             self._end(self._by_descriptor.get(descriptor))
             self._by_descriptor[descriptor] = connection
-            known.ended = descriptor not in self._open
+            known.ended = descriptor not in self._watch
         return events
+
+    def _is_ours(self, connection: socket.socket) -> bool:
+        return str(connection.getsockname()[1]) == self.endpoint.rpartition(":")[2]
 
     def _end(self, connection: bytes | None) -> None:
         """Marks a connection; it is buried when its last messages were read."""

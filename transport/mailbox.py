@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from splitfed.errors import Defect
-from splitfed.transport.events import Event, Greeted, LinkBroken, Noticed, StatusChanged
+from splitfed.transport.events import Event, Greeted, Left, LinkBroken, Noticed, StatusChanged
 
 _LATEST_ONLY = (Greeted, LinkBroken, Noticed, StatusChanged)
 """Of these, a peer's newest alone counts: an engine that trains for hours while the
@@ -30,6 +30,8 @@ class Mailbox:
             for event in events:
                 if isinstance(event, _LATEST_ONLY):
                     self._forget(type(event), event.peer)
+                elif isinstance(event, Left) and event in self._events:
+                    self._events.remove(event)  # said again in every new session
                 self._events.append(event)
             self._changed.notify_all()
 

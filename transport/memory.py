@@ -181,6 +181,14 @@ class MemoryHub:
                     self._break(pipe, "dialed anew", lose=True)
             self._connect()
 
+    def drop(self, wire: MemoryWire, connection: bytes) -> None:
+        """End a connection of ``wire``; it is dialed again."""
+        with self._lock:
+            pipe = self._pipes.get(connection)
+            if pipe is not None and wire in (pipe.dialer, pipe.listener):
+                self._break(pipe, "dropped", lose=True)
+                self._connect()
+
     def _between(self, one: str, other: str) -> list[_Pipe]:
         pair = {one, other}
         return [p for p in self._pipes.values() if {p.dialer.name, p.listener.name} == pair]
@@ -280,6 +288,10 @@ class MemoryWire(Wire):
         """See :meth:`splitfed.transport.wire.Wire.rebuild`; nobody else dials here, so
         there is no random moment to wait."""
         self._hub.dial_again(self, peer)
+
+    def drop(self, peer: str, connection: bytes) -> None:
+        """See :meth:`splitfed.transport.wire.Wire.drop`."""
+        self._hub.drop(self, connection)
 
     def close(self) -> None:
         """See :meth:`splitfed.transport.wire.Wire.close`."""

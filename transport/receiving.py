@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from splitfed.errors import IntegrityError, ProtocolViolation, ResourceLimit
 from splitfed.transport.assembly import Assembly, malformed
 from splitfed.transport.events import Arrived, Event, Noticed, Offer, OfferKey, OfferRefused
@@ -32,12 +34,12 @@ Verify = Callable[[str, bytes, bytes], bool]
 class Replies:
     """What handling a frame led to, in order.
 
-    ``pulls``: (transfer, round, ranges); ``stored``: (transfer, round, root).
+    ``pulls``: (transfer, round, ranges); ``stored``: (transfer, offer, counter-signature).
     """
 
     events: list[Event] = field(default_factory=list)
     pulls: list[tuple[int, int, tuple[tuple[int, int], ...]]] = field(default_factory=list)
-    stored: list[tuple[int, int, bytes]] = field(default_factory=list)
+    stored: list[tuple[int, Offer, bytes]] = field(default_factory=list)
 
 
 class Receiving:
@@ -60,10 +62,9 @@ class Receiving:
         self._chunk_size = chunk_size
         self._assemblies: dict[OfferKey, Assembly] = {}
         self._arrived: set[OfferKey] = set()
-        self._stored: set[OfferKey] = set()
-        self._held: set[tuple[int, bytes]] = set()
+        self._stored: dict[OfferKey, bytes] = {}
         self._refused: set[OfferKey] = set()
-        self._offered: dict[tuple[int, str], bytes] = {}
+        self._offered: dict[tuple[int, str], OfferKey] = {}
         self._transfers: dict[int, Offer] = {}
         self.resumes = 0
         self.duplicates = 0
@@ -94,22 +95,17 @@ class Receiving:
         for assembly in self._assemblies.values():
             assembly.forget_asked()
 
-    def stored(self, root: bytes, round: int | None, replies: Replies) -> None:
-        """The app holds ``root`` durably; answer the session's transfers of that root.
-
-        ``round`` is needed only for what came in an earlier life: then the offer of that
-        round will be answered and not pulled. The root alone would not do, since two
-        rounds may bring equal payloads.
-        """
-        if round is not None:
-            self._held.add((round, root))
-        keys = {key for key in self._arrived | self._stored if key[2] == root}
-        self._arrived -= keys
-        self._stored |= keys
+    def stored(self, offer: Offer, counter_signature: bytes, replies: Replies) -> None:
+        """The app holds what ``offer`` announced durably, perhaps since an earlier life: it is
+        answered with the counter-signature and not pulled, in this and in later sessions."""
+        self._arrived.discard(offer.key)
+        self._assemblies.pop(offer.key, None)
+        self._stored[offer.key] = counter_signature
+        self._offered.setdefault((offer.round, offer.kind), offer.key)
         replies.stored.extend(
-            (transfer, offer.round, root)
-            for transfer, offer in self._transfers.items()
-            if offer.key in keys
+            (transfer, offered, counter_signature)
+            for transfer, offered in self._transfers.items()
+            if offered.key == offer.key
         )
 
     def discard(self, round: int) -> None:
@@ -118,9 +114,8 @@ class Receiving:
             del self._assemblies[key]
         oldest = round - REMEMBERED_ROUNDS
         self._arrived = {key for key in self._arrived if key[0] > oldest}
-        self._stored = {key for key in self._stored if key[0] > oldest}
+        self._stored = {key: sign for key, sign in self._stored.items() if key[0] > oldest}
         self._refused = {key for key in self._refused if key[0] > oldest}
-        self._held = {held for held in self._held if held[0] > oldest}
 
     def clear(self) -> None:
         """Give all memory back: nothing of this peer is wanted any more."""
@@ -132,7 +127,8 @@ class Receiving:
 
         Raises:
             ProtocolViolation: a manifest nobody could have made, another party's name, a
-                bad signature, a second payload for one round, a used transfer number.
+                bad signature of the offer or of its ledger entry, a second payload or entry
+                for one round, a used transfer number.
             ResourceLimit: too many payloads at once.
         """
         transfer, key = header.transfer, offer.key
@@ -143,16 +139,19 @@ class Receiving:
             raise ProtocolViolation("an OFFER that is not the sender's own or of two rounds")
         if not self._verify(self._peer, offer.message(), offer.signature):
             raise ProtocolViolation(f"an OFFER for round {offer.round} with a bad signature")
+        entry = offer.entry
+        if not self._verify(self._peer, entry.message(), entry.signature):
+            raise ProtocolViolation(
+                f"an OFFER for round {offer.round} whose ledger entry has a bad signature"
+            )
         if transfer in self._transfers or any(o.key == key for o in self._transfers.values()):
             raise ProtocolViolation(f"an OFFER repeated in one session (transfer {transfer})")
         known = key in self._stored or key in self._arrived or key in self._assemblies
         if not known and not self._accepted(offer, replies):
             return
         self._transfers[transfer] = offer
-        if (offer.round, key[2]) in self._held:
-            self._stored.add(key)
         if key in self._stored:
-            replies.stored.append((transfer, offer.round, key[2]))
+            replies.stored.append((transfer, offer, self._stored[key]))
         elif key not in self._arrived:
             self._go_on(offer, now, replies)
 
@@ -169,12 +168,15 @@ class Receiving:
         return False
 
     def _remember(self, offer: Offer) -> None:
-        """Know a second payload for the same round, and forget what is rounds ago."""
-        round_, kind, root = offer.key
-        if self._offered.setdefault((round_, kind), root) != root:
-            raise ProtocolViolation(
-                f"two different signed payloads ({offer.kind}) for round {offer.round}"
+        """Know a second payload or entry for the same round; forget what is rounds ago."""
+        known = self._offered.setdefault((offer.round, offer.kind), offer.key)
+        if known != offer.key:
+            what = "payloads" if known[2] != offer.manifest.root else "ledger entries"
+            error = ProtocolViolation(
+                f"two different signed {what} ({offer.kind}) for round {offer.round}"
             )
+            error.evidence = msgspec.msgpack.encode(offer)
+            raise error
         oldest = offer.round - REMEMBERED_ROUNDS
         self._offered = {k: r for k, r in self._offered.items() if k[0] > oldest}
         self._transfers = {t: o for t, o in self._transfers.items() if o.round > oldest}

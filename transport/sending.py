@@ -19,6 +19,9 @@ KEPT_ROUNDS = 2
 QUEUE_FACTOR = 4
 """A peer may have asked for so many windows at once before it is a flood."""
 
+TIMES_ASKED = 4
+"""How often a payload may be asked for in one session: once, and three times for damage."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -45,6 +48,7 @@ class Sending:
         self._votes: dict[int, Vote] = {}
         self._transfers: dict[int, OfferKey] = {}
         self._requests: deque[tuple[int, int]] = deque()
+        self._asked: dict[OfferKey, int] = {}
         self.delivered: set[OfferKey] = set()
 
     # --- the app's side ---
@@ -72,6 +76,7 @@ class Sending:
         """Drop payloads and votes of rounds up to ``round``."""
         for key in [key for key in self._kept if key[0] <= round]:
             del self._kept[key]
+            self._asked.pop(key, None)
             self.delivered.discard(key)
         for old in [r for r in self._votes if r <= round]:
             del self._votes[old]
@@ -91,6 +96,7 @@ class Sending:
         """A session begins: numbers start anew and the peer has asked for nothing."""
         self._transfers.clear()
         self._requests.clear()
+        self._asked.clear()
 
     def offered(self, outgoing: Outgoing) -> bool:
         """Was this payload offered in this session already?"""
@@ -122,12 +128,13 @@ class Sending:
 
         Raises:
             ProtocolViolation: no such transfer or chunk.
-            ResourceLimit: more chunks queued than four windows hold.
+            ResourceLimit: more chunks queued than four windows hold, or all of them asked for
+                more often in one session than damage on the way can explain.
         """
         outgoing = self._find(transfer)
         if outgoing is None:
             return False
-        chunks = len(outgoing.offer.manifest.chunks)
+        key, chunks = outgoing.offer.key, len(outgoing.offer.manifest.chunks)
         for first, count in ranges:
             if count < 1 or first + count > chunks:
                 raise ProtocolViolation(
@@ -135,6 +142,9 @@ class Sending:
                 )
             if len(self._requests) + count > self._queue_limit:
                 raise ResourceLimit(f"a PULL of more than {self._queue_limit} chunks at once")
+            asked = self._asked[key] = self._asked.get(key, 0) + count
+            if asked > TIMES_ASKED * chunks:
+                raise ResourceLimit(f"PULLs of {asked} chunks where there are {chunks}")
             self._requests.extend((transfer, chunk) for chunk in range(first, first + count))
         return True
 

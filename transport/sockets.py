@@ -144,7 +144,7 @@ def _is_immutable(part: Buffer) -> bool:
 
 @dataclass(frozen=True)
 class Parcel:
-    """One message: its first parts, and how many there were in all.
+    """One message: its first parts, how many there were in all, and their bytes on the wire.
 
     ``route`` is the routing id in front, on a ROUTER.
     """
@@ -152,10 +152,15 @@ class Parcel:
     route: zmq.Frame | None
     parts: tuple[zmq.Frame, ...]
     count: int
+    size: int
 
 
 class Inbox:
-    """Takes whole messages off a socket, keeping no more parts than a message of ours has."""
+    """Takes whole messages off a socket, keeping no more parts than a message of ours has.
+
+    Attributes:
+        empty: the last look found no whole message.
+    """
 
     def __init__(self, socket: Socket, meter: Meter, *, routed: bool) -> None:
         self._socket = socket
@@ -164,6 +169,8 @@ class Inbox:
         self._route: zmq.Frame | None = None
         self._parts: list[zmq.Frame] = []
         self._count = 0
+        self._size = 0
+        self.empty = False
 
     def next(self) -> Parcel | None:
         """The next message; None when none is complete now."""
@@ -171,17 +178,21 @@ class Inbox:
             try:
                 frame: Any = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
+                self.empty = True
                 return None
+            self.empty = False
             if self._routed and self._route is None:
                 self._route = frame  # libzmq's own: it was not on the wire
             else:
-                self._meter.received += zmtp.part_bytes(len(frame))
+                size = zmtp.part_bytes(len(frame))
+                self._meter.received += size
+                self._size += size
                 self._count += 1
                 if self._count <= PARTS:
                     self._parts.append(frame)
             if not frame.more:
-                parcel = Parcel(self._route, tuple(self._parts), self._count)
-                self._route, self._parts, self._count = None, [], 0
+                parcel = Parcel(self._route, tuple(self._parts), self._count, self._size)
+                self._route, self._parts, self._count, self._size = None, [], 0, 0
                 return parcel
         return None
 

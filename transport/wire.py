@@ -72,12 +72,14 @@ class Trouble:
     :class:`~splitfed.errors.PeerKeyMismatch`, :class:`~splitfed.errors.PeerUnreachable`.
 
     ``fatal``: trying again cannot help until somebody changes a file. A wire reports one
-    trouble once, not at every attempt.
+    trouble once, not at every attempt. ``connection``: the one by which the peer broke the
+    rules, b"" for one that never carried a message; None where it is not about a connection.
     """
 
     peer: str
     error: SplitfedError
     fatal: bool
+    connection: bytes | None = None
 
 
 WireEvent = Up | Down | Message | Trouble
@@ -122,6 +124,10 @@ class Wire(Protocol):
     def rebuild(self, peer: str) -> None:
         """Throw the connection away that we dialed to ``peer`` and dial anew, after a
         random moment. Does nothing where the peer dials us."""
+
+    def drop(self, peer: str, connection: bytes) -> None:
+        """End a connection that is of no use; one that we dialed is dialed anew. Does nothing
+        if it is gone already."""
 
     def close(self) -> None:
         """Close everything. What was taken but not yet transmitted may be lost."""

@@ -110,6 +110,12 @@ class ZmqWire(Wire):
         """Where we listen, with the real port; None where we do not."""
         return None if self._listener is None else self._listener.endpoint
 
+    @property
+    def routes(self) -> dict[str, str]:
+        """How each peer and we come together, in words for the operator."""
+        dialed = {peer: f"we dial {address}" for peer, (address, *_) in self.dialed.items()}
+        return dialed | dict.fromkeys(self.expected, f"it dials us at {self._bind}")
+
     # --- the wire ---------------------------------------------------------------------
 
     def open(self) -> None:
@@ -150,6 +156,7 @@ class ZmqWire(Wire):
             secret=self._me.secret,
             options=self._options,
             meter=self._meter,
+            clock=self._clock,
         )
         listener.open()
         self._listener = listener
@@ -180,6 +187,15 @@ class ZmqWire(Wire):
         self._own()
         if (dialer := self._dialers.get(peer)) is not None:
             self._pending += dialer.rebuild("we dial anew")
+
+    def drop(self, peer: str, connection: bytes) -> None:
+        """See :meth:`splitfed.transport.wire.Wire.drop`."""
+        self._own()
+        dialer = self._dialers.get(peer)
+        if dialer is not None and dialer.owns(connection):
+            self.rebuild(peer)
+        elif self._listener is not None and self._listener.owns(peer, connection):
+            self._listener.drop(connection)
 
     def close(self) -> None:
         """See :meth:`splitfed.transport.wire.Wire.close`. Closing twice does nothing."""
@@ -220,7 +236,7 @@ class ZmqWire(Wire):
         return True
 
     def _deadlines(self) -> Iterable[float]:
-        yield float("inf")
+        yield float("inf") if self._listener is None else self._listener.deadline
         for dialer in self._dialers.values():
             if (deadline := dialer.deadline) is not None:
                 yield deadline

@@ -14,11 +14,13 @@ from splitfed.cli.demo import demo
 from splitfed.cli.export import export
 from splitfed.cli.guard import INTERRUPTED, Debug, complain, guarded
 from splitfed.cli.init import init
+from splitfed.cli.keys import keys
 from splitfed.cli.plan import plan
 from splitfed.cli.predict import predict
 from splitfed.cli.results import evaluate, report
 from splitfed.cli.run import run
 from splitfed.cli.status import status
+from splitfed.cli.verify import verify
 
 app = typer.Typer(
     name="splitfed",
@@ -54,8 +56,9 @@ def _program(
     Debug.on = Debug.on or debug
 
 
-for command in (demo, init, plan, check, run, status, evaluate, report, predict, export):
+for command in (demo, init, plan, check, run, status, evaluate, report, predict, export, verify):
     app.command()(guarded(command))
+app.add_typer(keys, name="keys")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitfed.cli.output import say, say_json
-from splitfed.cli.results import STARTED
-from splitfed.cli.shared import AsJson, Folder
+from splitfed.cli.results import refuse_strange_code
+from splitfed.cli.shared import AsJson, Code, Folder
 from splitfed.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def export(
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Images to compare on.")
     ] = None,
+    code: Code = None,
     as_json: AsJson = False,
 ) -> int:
     """Write a finished run's model as ONNX or torch.export, compared with PyTorch before use.
@@ -64,7 +64,7 @@ def export(
     from splitfed.serve.export import SUFFIX
     from splitfed.serve.export import export as write
 
-    bundle = read_bundle(folder)
+    bundle = read_bundle(folder, code)
     # An option takes one value; what follows it (--images a.png b.png) arrives in ``more``.
     given = [*(images or []), *(more or [])]
     compared = read_images(given, bundle).images if given else _own_images(folder, bundle)
@@ -94,20 +94,18 @@ def _own_images(folder: Path, bundle: Bundle) -> ImageSet:
     from splitfed.config import load_party
     from splitfed.data.images import image_set
     from splitfed.run.agreement import load_data
+    from splitfed.serve.trust import STARTED, party_file_of
 
     cure = "give some real images with --images"
+    path = party_file_of(folder)
+    if path is None:
+        raise UserError(f"no images to compare on: {folder / STARTED} names no party.toml", cure)
     try:
-        started = json.loads((folder / STARTED).read_text(encoding="utf-8"))
-        config = load_party(Path(started["party_file"]))
+        config = load_party(path)
+        refuse_strange_code(folder, config)
         if config.party != bundle.facts.party:
             raise UserError(f"{config.path} is now of {config.party}")
         data = load_data(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"no images to compare on: {folder / STARTED} names no party.toml "
-            f"({type(error).__name__})",
-            cure,
-        ) from None
     except UserError as error:
         raise UserError(f"no images to compare on: {error.message}", cure) from None
     found = data.validation if data.test is None else data.test

@@ -93,6 +93,7 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "others_factories": _others(config),
         "own_factory": None if config.model is None else config.model.factory,
         "notes": _notes(config),
+        "code": _code(config),
         "shared": _rows(split.shared),
         "private": _rows(split.private),
         "fingerprint": fingerprint(split.shared),
@@ -149,13 +150,9 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         f"shared tensors: {plan['fingerprint']}",
         "  (both sides must see the same two lines)",
         "",
-        f"factory runs code: {plan['factory']} was just run on this machine, and `run` runs it",
+        *_code_lines(plan),
+        *(f"note: {text}" for text in plan["notes"]),
     ]
-    if plan["own_factory"]:
-        lines.append(f"  and so was {plan['own_factory']}, your own private part")
-    lines += [f"note: {text}" for text in plan["notes"]]
-    for name, factory in plan["others_factories"].items():
-        lines.append(f"  and so was {factory}, with which {name}'s model is rebuilt here")
     lines += ["", *_privacy_lines(plan["privacy"])]
     if not plan["consented"]:
         lines += [
@@ -164,6 +161,55 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
             "party.toml; nothing private leaves before that",
         ]
     return lines
+
+
+def _code_lines(plan: dict[str, Any]) -> list[str]:
+    """Whose code was just run, and whose `run` will run."""
+    code = plan["code"]
+    files = code["files"]
+    factory, own = plan["factory"], plan["own_factory"]
+    lines = [
+        f"factory runs code: {factory} was just run on this machine, and `run` runs it",
+        f"  from {files[factory]}",
+    ]
+    if own:
+        lines.append(f"  and so was {own}, your own private part, from {files[own]}")
+    for name, theirs in plan["others_factories"].items():
+        lines.append(
+            f"  and so was {theirs}, with which {name}'s model is rebuilt here, from "
+            f"{files[theirs]}"
+        )
+    lines += [f"  `run` also runs {key} = {text}" for key, text in code["images"].items()]
+    lines.append(
+        f"  code comes from installed packages and from {code['folder']} alone: none is ever "
+        "received"
+    )
+    return lines
+
+
+def _code(config: PartyConfig) -> dict[str, Any]:
+    """Where code is looked for, the file of each factory, and images that come from code."""
+    from splitfed import lookup
+    from splitfed.data.request import KINDS
+    from splitfed.errors import ModelError
+
+    own = [] if config.model is None else [config.model.factory]
+    named = [config.federation.model.factory, *own, *_others(config).values()]
+    found = {
+        name: lookup.find(name, folder=config.folder, error=ModelError, what="model factory")
+        for name in named
+    }
+    sources = {key: getattr(config.data, key) for key in ("train", "validation", "test")}
+    sources["reference"] = config.data.reference
+    return {
+        "folder": str(config.folder),
+        "files": {name: lookup.source(one) for name, one in found.items()},
+        "images": {
+            f"data.{key}": text
+            for key, text in sources.items()
+            if text and text.partition(":")[0] not in KINDS
+        },
+    }
 
 
 def _notes(config: PartyConfig) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitfed.cli.output import columns, printable, say, say_json
-from splitfed.cli.shared import AsJson, Folder
+from splitfed.cli.shared import AsJson, Code, Folder
 
 if TYPE_CHECKING:
     from splitfed.serve import Prediction
@@ -25,6 +25,7 @@ def predict(
             show_default=False,
         ),
     ],
+    code: Code = None,
     as_json: AsJson = False,
 ) -> int:
     """Tell the class of images by a finished run's model, offline.
@@ -32,12 +33,12 @@ def predict(
     Images are read as the training images were; one that cannot be read stops the command
     before anything is predicted. Probabilities are calibrated on your validation images.
     Where the model may be wrong more often than promised it abstains: the class is then a
-    guess, and "no answer" says so. Building the model runs its code, as training did.
-    Nothing leaves this machine.
+    guess, and "no answer" says so. Building the model runs its code, of packages installed
+    here or of the party's folder, never of DIR. Nothing leaves this machine.
     """
     from splitfed.serve import load
 
-    found = load(folder).predict(images)
+    found = load(folder, code).predict(images)
     if as_json:
         say_json([prediction.row() for prediction in found])
     else:

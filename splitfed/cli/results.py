@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +11,8 @@ from splitfed.cli.output import printable, say, say_json, say_tables
 from splitfed.cli.shared import AsJson, Folder
 from splitfed.errors import UserError
 
-STARTED = "started.json"
-"""Written by a run: which party.toml it was started with."""
+if TYPE_CHECKING:
+    from splitfed.config import PartyConfig
 
 
 def report(folder: Folder, as_json: AsJson = False) -> int:
@@ -52,16 +51,17 @@ def evaluate(
     this machine, and nothing in DIR is changed.
     """
     from splitfed.report import read_report
+    from splitfed.serve.trust import party_file_of
 
     reported = read_report(folder)
-    path = party_file or _started_with(folder)
+    path = party_file or party_file_of(folder) or folder.absolute().parent.parent / "party.toml"
     if not path.is_file():
         raise UserError(
             f"{path}: no such file; the test images are named in party.toml",
             "give it with --party-file party.toml",
         )
-    measured = _measured(folder, path, reported)
-    before = reported["evaluation"][reported.get("kept", "partial")]
+    measured = _measured(folder, party_file, path, reported)
+    before = reported["evaluation"].get(reported.get("kept") or "partial")
     if as_json:
         say_json({"party": reported["party"], "measured": measured, "reported": before})
         return 0
@@ -74,18 +74,34 @@ def evaluate(
     return 0
 
 
-def _started_with(folder: Path) -> Path:
-    try:
-        return Path(json.loads((folder / STARTED).read_text(encoding="utf-8"))["party_file"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return folder.absolute().parent.parent / "party.toml"
+def refuse_strange_code(folder: Path, config: PartyConfig) -> None:
+    """Make sure that a party.toml that only the run folder ``folder`` speaks for brings no code.
+
+    Raises:
+        UserError: its images come from a function, and it does not lie right above ``folder``.
+    """
+    from splitfed.data.request import KINDS
+    from splitfed.serve.trust import is_own
+
+    sources = [getattr(config.data, key) for key in ("train", "validation", "test", "reference")]
+    functions = [text for text in sources if text and text.partition(":")[0] not in KINDS]
+    if functions and not is_own(folder, config.folder):
+        raise UserError(
+            f"{config.path} reads images with code ({functions[0]}), and nobody but {folder} says "
+            "that it is yours",
+            "give it with --party-file if you trust the code beside it",
+        )
 
 
-def _measured(folder: Path, party_file: Path, reported: dict[str, Any]) -> dict[str, Any]:
+def _measured(
+    folder: Path, given: Path | None, party_file: Path, reported: dict[str, Any]
+) -> dict[str, Any]:
     """The saved model's score on the test set that party.toml names."""
     from splitfed.config import load_party
 
     config = load_party(party_file)
+    if given is None:
+        refuse_strange_code(folder, config)
     if config.party != reported["party"]:
         raise UserError(
             f"{party_file} is of {config.party}, {folder} is a run of {reported['party']}",
@@ -96,7 +112,8 @@ def _measured(folder: Path, party_file: Path, reported: dict[str, Any]) -> dict[
     from splitfed.run.fusing import Ensemble
     from splitfed.serve import read_bundle
 
-    facts = (bundle := read_bundle(folder)).facts
+    code = None if given is None else given.absolute().parent
+    facts = (bundle := read_bundle(folder, code)).facts
     members = bundle.models[facts.kept]
     model = members[0]
     if len(members) > 1:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from splitfed.cli.output import printable
 from splitfed.cli.words import whole_round
-from splitfed.progress import Progress, Silent
+from splitfed.progress import Progress, Silent, lasting, reminders
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 STEP_EVERY = 0.1
 """Seconds between two steps that are told as JSON; the last of a round always is."""
+WAIT_EVERY = 5.0
+"""Seconds between two words about one wait that are told as JSON."""
 
 
 class PlainLines:
@@ -30,6 +32,8 @@ class PlainLines:
     def __init__(self, label: str = "") -> None:
         self._label = f"{label}: " if label else ""
         self._last: dict[str, str] = {}
+        self._reminded = 0
+        self._waited = 0.0
 
     def on_phase(self, text: str) -> None:
         self._changed("", text)
@@ -42,6 +46,16 @@ class PlainLines:
 
     def on_peer(self, peer: str, text: str) -> None:
         self._changed(peer, f"{peer}: {text}")
+
+    def on_waiting(self, what: str, seconds: float, how: str) -> None:
+        """One line when the wait is news, after 1, 5 and 30 minutes, and every hour."""
+        if seconds < self._waited:
+            self._reminded = 0  # another wait
+        self._waited, due = seconds, reminders(seconds)
+        if due > self._reminded:
+            again = f"still waiting, {lasting(seconds)} now," if self._reminded else "waiting"
+            self.say(f"{again} for {what} ({how})")
+        self._reminded = due
 
     def say(self, text: str) -> None:
         print(f"{self._label}{printable(text, keep=chr(10))}", flush=True)
@@ -59,6 +73,7 @@ class JsonLines:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._told = -STEP_EVERY
+        self._waited = -WAIT_EVERY
 
     def on_phase(self, text: str) -> None:
         self.tell("phase", text=text)
@@ -74,6 +89,11 @@ class JsonLines:
 
     def on_peer(self, peer: str, text: str) -> None:
         self.tell("peer", peer=peer, text=text)
+
+    def on_waiting(self, what: str, seconds: float, how: str) -> None:
+        if seconds < self._waited or seconds - self._waited >= WAIT_EVERY:
+            self._waited = seconds
+            self.tell("waiting", what=what, seconds=seconds, how=how)
 
     def say(self, text: str) -> None:
         self.tell("say", text=text)
@@ -92,10 +112,13 @@ class LiveRow:
         self._task = bars.add_task("starting", total=rounds, label=label, detail="")
         self._closed = 0
         self._loss = ""
+        self._wait = ""
         self._peers: dict[str, str] = {}
 
     def on_phase(self, text: str) -> None:
+        self._wait = ""
         self._bars.update(self._task, description=printable(text))
+        self._show()
 
     def on_step(self, round: int, step: int, steps: int, loss: float) -> None:
         self._loss = f"step {step}/{steps}, loss {loss:.3f}"
@@ -114,6 +137,12 @@ class LiveRow:
         self._peers[peer] = text
         self._show()
 
+    def on_waiting(self, what: str, seconds: float, how: str) -> None:
+        text = f"waiting {lasting(seconds)} for {what}"
+        self._bars.update(self._task, description=printable(text))
+        self._wait = how
+        self._show()
+
     def say(self, text: str) -> None:
         label = f"{self._label}: " if self._label else ""
         self._bars.console.print(
@@ -122,7 +151,8 @@ class LiveRow:
 
     def _show(self) -> None:
         peers = [f"{peer}: {text.splitlines()[0]}" for peer, text in sorted(self._peers.items())]
-        detail = "  ".join(part for part in (self._loss, *peers) if part)
+        parts = (self._wait,) if self._wait else (self._loss, *peers)
+        detail = "  ".join(part for part in parts if part)
         self._bars.update(self._task, detail=printable(detail))
 
 

@@ -19,4 +19,13 @@ Folder = Annotated[
         metavar="DIR", help="A party's run folder, such as runs/hospital-a.", show_default=False
     ),
 ]
+Code = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Code to build the model with, besides installed packages. Default: the party's "
+        "folder, where DIR lies in it.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]

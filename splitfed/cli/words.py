@@ -31,8 +31,17 @@ def whole_round(row: Mapping[str, Any]) -> str:
     if row["validation_accuracy"] is not None:
         parts.append(f"validation accuracy {row['validation_accuracy']:.1%}")
     parts.append(f"sent {size(row['bytes_sent'])}, received {size(row['bytes_received'])}")
-    spent = row["epsilon"]  # rounded up: never told smaller than it is
-    parts.append("no privacy" if spent is None else f"epsilon {math.ceil(spent * 100) / 100:.2f}")
+    spent = row["epsilon"]
+    parts.append("no privacy" if spent is None else f"epsilon {up(spent)}")
     times = f"train {row['train_s']:.1f} s, exchange {row['exchange_s']:.2f} s"
     parts.append(f"{times}, wait {row['wait_s']:.1f} s")
     return ", ".join(parts)
+
+
+def up(epsilon: float) -> str:
+    """An epsilon rounded up: never told smaller than it is.
+
+    >>> up(2.301)
+    '2.31'
+    """
+    return f"{math.ceil(epsilon * 100) / 100:.2f}"

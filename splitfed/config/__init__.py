@@ -13,10 +13,10 @@ from splitfed.config.federation import (
     InitialConfig,
     ModelConfig,
     PreprocessingConfig,
-    RosterEntry,
 )
 from splitfed.config.fusion import FusionConfig, OwnFusionConfig, ReferenceConfig
 from splitfed.config.load import file_digest, load_federation, load_party
+from splitfed.config.parties import RetiredKey, RosterEntry
 from splitfed.config.party import (
     DataConfig,
     DefenceConfig,
@@ -60,6 +60,7 @@ __all__ = [
     "PreprocessingConfig",
     "PrivacyConfig",
     "ReferenceConfig",
+    "RetiredKey",
     "RosterEntry",
     "TrainingConfig",
     "canonical_json",

@@ -8,6 +8,7 @@ address that can be dialed) is checked when a party.toml that names it is loaded
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,17 +18,13 @@ from splitfed.config.algorithm import Algorithm, algorithm_findings
 from splitfed.config.contract import canonical_json, digest_of
 from splitfed.config.faults import Finding, Section, across, did_you_mean, only
 from splitfed.config.fusion import Digest, FusionConfig
-from splitfed.config.privacy import DP_SGD, Count, Positive, PrivacyConfig, fusion_and_privacy
-from splitfed.config.values import (
-    NAME_RULE,
-    Address,
-    Arguments,
-    CurveKey,
-    Factory,
-    Name,
-    Patterns,
-    SigningKey,
+from splitfed.config.parties import (
+    RosterEntry,
+    differing,
+    wrong_statements,
 )
+from splitfed.config.privacy import DP_SGD, Count, Positive, PrivacyConfig, fusion_and_privacy
+from splitfed.config.values import NAME_RULE, Arguments, Factory, Name, Patterns, Pixels
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Rule = Literal[
@@ -112,8 +109,8 @@ class PreprocessingConfig(Section):
     """How an image becomes numbers; public constants, never statistics of anyone's data."""
 
     channels: Literal[1, 3] = Field(description="1 (grey) or 3 (red, green, blue)")
-    size: Annotated[tuple[Count, Count], Field(strict=False)] = Field(
-        description="height and width in pixels, such as [28, 28]"
+    size: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = Field(
+        description="height and width in pixels, 8192 at most, such as [28, 28]"
     )
     mean: Annotated[tuple[float, ...], Field(strict=False)] = Field(
         description="one number a channel on the scale 0 to 1, such as [0.5]"
@@ -132,9 +129,8 @@ class PreprocessingConfig(Section):
 
     def _one_a_channel(self, key: str, values: tuple[float, ...]) -> Iterator[Finding]:
         if len(values) != self.channels:
-            yield Finding(
-                key, list(values), f"should hold {self.channels} number(s), one a channel"
-            )
+            cure = f"should hold {self.channels} number(s), one a channel"
+            yield Finding(key, list(values), cure)
 
 
 class AggregationConfig(Section):
@@ -157,40 +153,6 @@ class AggregationConfig(Section):
     )
     max_void_rounds: Annotated[int, Field(ge=0)] = Field(
         default=3, description="how many void rounds are tolerated in all, a whole number >= 0"
-    )
-
-
-class PartyModelConfig(Section):
-    """What the others build a party's private part with, where it is not the agreed one."""
-
-    factory: Factory = Field(
-        description='"package.module:Class", such as "splitfed.models:ThreeLayerCNN"'
-    )
-    arguments: Arguments = Field(
-        default_factory=dict, description="a table of the factory's keyword arguments"
-    )
-
-
-class RosterEntry(Section):
-    """One party as all others know it."""
-
-    public_key: CurveKey = Field(
-        description="the party's CURVE public key, 40 characters, as its `splitfed init` wrote it"
-    )
-    signing_key: SigningKey = Field(
-        description="the party's Ed25519 public key, 64 hexadecimal digits, as its "
-        "`splitfed init` wrote it"
-    )
-    address: Address | None = Field(
-        default=None,
-        description="where the others can reach this party, such as "
-        '"tcp://hospital-a.example:7001" (leave it out where nobody can)',
-    )
-    records: Count = Field(description="the public number of training records, a whole number >= 1")
-    model: PartyModelConfig | None = Field(
-        default=None,
-        description="a table with factory and arguments: this party's own model, which the others "
-        'must be able to build under [fusion] method = "ensemble"',
     )
 
 
@@ -231,7 +193,7 @@ class FederationConfig(Section):
 
     @across("classes")
     def classes_differ(self) -> Iterator[Finding]:
-        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        twice = sorted(name for name, times in Counter(self.classes).items() if times > 1)
         if twice:
             yield Finding("classes", twice, "named twice; every class needs a name of its own")
         if len(self.classes) == 1:
@@ -276,9 +238,8 @@ class FederationConfig(Section):
     @across("algorithm", "privacy.mode", "model.shared", "model.private")
     def algorithm_fits(self) -> Iterator[Finding]:
         model = self.model
-        yield from algorithm_findings(
-            self.algorithm, self.privacy.mode, model.shared, model.private
-        )
+        mode = self.privacy.mode
+        yield from algorithm_findings(self.algorithm, mode, model.shared, model.private)
 
     @across("privacy.mode", "model.public_head")
     def public_head_is_used(self) -> Iterator[Finding]:
@@ -320,19 +281,11 @@ class FederationConfig(Section):
 
     @across("parties")
     def parties_differ(self) -> Iterator[Finding]:
-        """In name (also as folders), keys and address."""
-        for key in ("public_key", "signing_key", "address"):
-            owners: dict[str, str] = {}
-            for name, entry in sorted(self.parties.items()):
-                value = getattr(entry, key, None)
-                if value is not None and owners.setdefault(value, name) != name:
-                    cure = f"is also that of {owners[value]}; every party has its own"
-                    yield Finding(f"parties.{name}.{key}", value, cure)
-        folded: dict[str, str] = {}
-        for name in sorted(self.parties):
-            if folded.setdefault(name.lower(), name) != name:
-                cure = f"differs from {folded[name.lower()]} in case only; choose another name"
-                yield Finding(f"parties.{name}", None, cure)
+        yield from differing(self.parties)
+
+    @across("parties")
+    def old_keys_handed_over(self) -> Iterator[Finding]:
+        yield from wrong_statements(self.parties)
 
     @property
     def minimum_parties(self) -> int:
@@ -378,16 +331,19 @@ class FederationConfig(Section):
         return digest_of("contract", self.contract())
 
     def roster(self) -> dict[str, Any]:
-        """Who is who: each party's public keys, sorted by name."""
-        return {
-            name: {"public_key": entry.public_key, "signing_key": entry.signing_key}
-            for name, entry in sorted(self.parties.items())
-        }
+        """Who is who: each party's public keys, present and retired, sorted by name."""
+        return {name: entry.roster() for name, entry in sorted(self.parties.items())}
 
     @property
     def roster_digest(self) -> bytes:
         """BLAKE3 over the canonical JSON of :meth:`roster`, 32 bytes."""
         return digest_of("roster", self.roster())
+
+    def fingerprint(self, party: str) -> str:
+        """What stands for a party's name and keys, present and retired, where people compare
+        them by telephone: 128 bits as eight groups of four hexadecimal digits."""
+        digits = digest_of("party keys", [party, self.parties[party].roster()]).hex()[:32]
+        return " ".join(digits[start : start + 4] for start in range(0, 32, 4))
 
     def listener(self, one: str, other: str) -> str | None:
         """Which of two parties listens: the one with an address; of two, the first by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,12 @@ from splitfed.config.federation import FederationConfig
 from splitfed.config.fusion import METHODS, RELEASES_PRIVATE
 from splitfed.config.party import DataConfig, PartyConfig, PartyFile, local_path
 from splitfed.config.privacy import DP_SGD, MODES
+from splitfed.config.toml import read_toml
 from splitfed.errors import ConfigError, Fault
+from splitfed.reading import is_inside, open_plain
+
+LARGEST_INITIAL = 64 << 30
+"""Bytes of a file of initial tensors."""
 
 LINK_PARTIES = 2
 """Parties that the ZeroMQ link serves for now."""
@@ -47,7 +52,7 @@ def load_party(path: str | Path, *, consent: bool = True) -> PartyConfig:
         ConfigError: with every fault of both files.
     """
     path = Path(path).absolute()
-    raw, faults = _read_toml(path, "run `splitfed init` to make a party folder")
+    raw, faults = read_toml(path, "run `splitfed init` to make a party folder")
     if raw is None:
         raise ConfigError(faults)
     file = str(path)
@@ -87,33 +92,17 @@ def load_party(path: str | Path, *, consent: bool = True) -> PartyConfig:
 def file_digest(path: Path) -> str:
     """BLAKE3 of a file's bytes, 64 hexadecimal digits."""
     hasher = blake3.blake3()
-    hasher.update_mmap(path)
+    with open_plain(path, LARGEST_INITIAL) as file:
+        while piece := file.read(1 << 20):
+            hasher.update(piece)
     return hasher.hexdigest()
-
-
-def _read_toml(path: Path, cure: str) -> tuple[dict[str, Any] | None, list[Fault]]:
-    file = str(path)
-    try:
-        text = path.read_bytes().decode("utf-8")
-        return tomllib.loads(text), []
-    except FileNotFoundError:
-        return None, [Fault(file, "(file)", "", f"not found; {cure}")]
-    except IsADirectoryError:
-        return None, [Fault(file, "(file)", "", "is a folder; name the .toml file in it")]
-    except OSError as error:
-        return None, [Fault(file, "(file)", "", f"cannot be read: {error.strerror}")]
-    except UnicodeDecodeError as error:
-        cure = f"is no UTF-8 text (byte {error.start}); save it as UTF-8"
-        return None, [Fault(file, "(file)", "", cure)]
-    except tomllib.TOMLDecodeError as error:
-        return None, [Fault(file, "(TOML)", "", f"{error}; mend the syntax there")]
 
 
 def _read_federation(
     path: Path,
 ) -> tuple[dict[str, Any], FederationConfig | None, list[Fault]]:
     """The agreement as written, as checked (None where it has faults), and its faults."""
-    raw, faults = _read_toml(path, "ask the party that began the federation for its file")
+    raw, faults = read_toml(path, "ask the party that began the federation for its file")
     if raw is None:
         return {}, None, faults
     federation, faults = checked(FederationConfig, raw, str(path))
@@ -129,11 +118,21 @@ def _with_initial(
     initial = federation.model.initial
     if initial is None:
         return federation, faults
-    file = path.absolute().parent / initial.file
-    if not file.is_file():
+    home = path.absolute().parent
+    file = home / initial.file
+    if not is_inside(home, file):
+        # Its digest becomes part of the contract, which the peer may read: whoever wrote the
+        # agreement must not learn anything of another file on this machine.
+        cure = f"leads out of {home}; put the file beside federation.toml and name it there"
+        return federation, [*faults, Fault(str(path), "model.initial", shown(initial.file), cure)]
+    if not os.path.isfile(file):  # also False for names that no file can have
         cure = f"no such file ({file}); it must be sent along with federation.toml"
         return federation, [*faults, Fault(str(path), "model.initial", shown(initial.file), cure)]
-    digest = file_digest(file)
+    try:
+        digest = file_digest(file)
+    except OSError as error:
+        cure = f"cannot be read: {error.strerror}"
+        return federation, [*faults, Fault(str(path), "model.initial", shown(initial.file), cure)]
     if initial.digest not in (None, digest):
         cure = f"the file's digest is {digest}: it is not the file that was agreed on"
         key = "model.initial.digest"
@@ -175,7 +174,7 @@ def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _missing_files(raw: Mapping[str, Any], folder: Path, file: str) -> Iterator[Fault]:
     """Files that party.toml names and that are not there."""
     secret = raw.get("secret_key")
-    if isinstance(secret, str) and secret and not (folder / secret).is_file():
+    if isinstance(secret, str) and secret and not os.path.isfile(folder / secret):
         cure = f"no such file ({folder / secret}); `splitfed init` makes it, never copy another's"
         yield Fault(file, "secret_key", shown(secret), cure)
     data = _table(raw, "data")
@@ -184,12 +183,12 @@ def _missing_files(raw: Mapping[str, Any], folder: Path, file: str) -> Iterator[
         if not isinstance(source, str) or not (name := local_path(source)):
             continue
         place = folder / name
-        if not place.exists():
+        if not os.path.exists(place):  # False too for a name that no file can have
             cure = f"no such file or folder ({place}); relative paths start at {folder}"
             yield Fault(file, f"data.{key}", shown(source), cure)
-        elif source.startswith("folder:") and not place.is_dir():
+        elif source.startswith("folder:") and not os.path.isdir(place):
             yield Fault(file, f"data.{key}", shown(source), "is a file; folder: needs a folder")
-        elif source.startswith("npz:") and not place.is_file():
+        elif source.startswith("npz:") and not os.path.isfile(place):
             yield Fault(file, f"data.{key}", shown(source), "is a folder; npz: needs a file")
 
 

@@ -17,8 +17,9 @@ from splitfed.config.faults import (
     did_you_mean,
     only,
 )
-from splitfed.config.federation import FederationConfig, PartyModelConfig, RosterEntry, Seed, Text
+from splitfed.config.federation import FederationConfig, Seed, Text
 from splitfed.config.fusion import OwnFusionConfig
+from splitfed.config.parties import PartyModelConfig, RosterEntry
 from splitfed.config.privacy import Count, Positive
 from splitfed.config.values import NAME_RULE, Arguments, Bind, Name, is_factory
 

@@ -99,7 +99,8 @@ class PrivacyConfig(Section):
     @classmethod
     def _usual_unit(cls, data: Any) -> Any:
         usual = {"dp-frozen": "record", "dp-all": "record", "party-update": "party"}
-        if isinstance(data, dict) and data.get("unit") is None and data.get("mode") in usual:
+        mode = data.get("mode") if isinstance(data, dict) else None
+        if isinstance(mode, str) and data.get("unit") is None and mode in usual:
             return {**data, "unit": usual[data["mode"]]}
         return data
 

@@ -126,6 +126,7 @@ Address = Annotated[str, AfterValidator(_address)]
 Bind = Annotated[str, AfterValidator(_bind)]
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Pixels = Annotated[int, Field(ge=1, le=8192)]
 Patterns = Annotated[
     tuple[Pattern, ...], BeforeValidator(_one_or_many), Field(strict=False, min_length=1)
 ]

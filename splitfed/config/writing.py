@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
+from tomlkit import TOMLDocument
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Item, Table
 
@@ -211,10 +212,7 @@ def with_party(
     Raises:
         ConfigError: the text is no TOML, or has this party already.
     """
-    try:
-        document = tomlkit.parse(text)
-    except TOMLKitError as error:
-        raise ConfigError([Fault(file, "(TOML)", "", f"{error}; mend the syntax there")]) from None
+    document = _document(text, file)
     parties = document.get("parties")
     if parties is None:
         parties = tomlkit.table(is_super_table=True)
@@ -233,6 +231,46 @@ def with_party(
     block.add(tomlkit.nl())
     parties[party] = block
     return tomlkit.dumps(document).rstrip("\n") + "\n"
+
+
+def with_new_keys(
+    text: str,
+    party: str,
+    *,
+    public_key: str,
+    signing_key: str,
+    statement: str | None,
+    file: str = "federation.toml",
+) -> str:
+    """``text`` with other keys in the [parties.NAME] block, and the old ones in its ``retired``.
+
+    Args:
+        statement: the old key's signature over the new ones (hex); None: the old keys are revoked.
+
+    Raises:
+        ConfigError: the text is no TOML, or has no such party.
+    """
+    document = _document(text, file)
+    parties = document.get("parties")
+    block = parties.get(party) if isinstance(parties, dict) else None
+    if not isinstance(block, dict):
+        raise ConfigError([Fault(file, f"parties.{party}", "", "is not in this agreement")])
+    reason = {"revoked": True} if statement is None else {"statement": statement}
+    old = {"public_key": block["public_key"], "signing_key": block["signing_key"]}
+    retired = tomlkit.array()
+    for entry in (*block.get("retired", ()), {**old, **reason}):
+        retired.add_line(_inline(entry))
+    retired.add_line(indent="")
+    block["public_key"], block["signing_key"] = public_key, signing_key
+    block["retired"] = retired
+    return tomlkit.dumps(document)
+
+
+def _document(text: str, file: str) -> TOMLDocument:
+    try:
+        return tomlkit.parse(text)
+    except TOMLKitError as error:
+        raise ConfigError([Fault(file, "(TOML)", "", f"{error}; mend the syntax there")]) from None
 
 
 def party_text(

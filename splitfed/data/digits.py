@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from splitfed.data.arrays import by_name, fit_images
 from splitfed.data.images import ImageSet, image_set
+from splitfed.data.npy import read_npy
 from splitfed.data.preprocessing import Preprocessing
 from splitfed.data.request import PARTS, Request
 from splitfed.errors import DataError
@@ -302,8 +303,8 @@ def _parse() -> NDArray[np.uint8]:
 
 def _read_cache(path: Path) -> NDArray[np.uint8] | None:
     try:
-        digits: NDArray[np.uint8] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        digits = read_npy(path)
+    except (OSError, ValueError):
         return None
     return digits if _genuine(digits) else None
 

@@ -2,13 +2,16 @@
 
 ``PATH/groups.csv`` (columns ``file,group``) may say which patient each image belongs to. A
 reference set is unlabelled: its images lie in ``PATH`` itself. Images are taken in the order
-of the agreement's classes, then of their file names, on every file system.
+of the agreement's classes, then of their file names, on every file system. A link out of the
+folder is refused unless ``links=yes`` says that the party itself made it.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,9 @@ from splitfed.data.images import ImageSet, image_set
 from splitfed.data.preprocessing import Fitting, Pixels
 from splitfed.data.request import Request
 from splitfed.errors import DataError
+from splitfed.reading import is_inside, open_plain, read_plain
 
-KEYS = ("convert",)
+KEYS = ("convert", "links")
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """What is decoded. PIL would also run PostScript and guess at many rare formats."""
@@ -29,7 +33,11 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 1 << 26
 """Larger pictures are refused before they are decoded: 8192 x 8192 pixels."""
 
+MAX_BYTES = 1 << 29
+"""Larger files are refused unread: twice what the largest picture takes without compression."""
+
 GROUPS_FILE = "groups.csv"
+MAX_GROUPS_BYTES = 64 << 20
 
 
 def read(request: Request) -> ImageSet:
@@ -57,9 +65,11 @@ def read(request: Request) -> ImageSet:
         raise DataError(f"{folder}: no images at all", "point at a folder that is not empty")
     names = [path.relative_to(folder).as_posix() for path in files]
     groups_file = folder / GROUPS_FILE
+    if not request.switch("links"):
+        _refuse_links(folder, (*files, groups_file), request)
     fitting = request.fitting
     channels, (height, width) = request.preprocessing.channels, request.preprocessing.size
-    images = torch.empty((len(files), channels, height, width), dtype=torch.uint8)
+    images = _room(len(files), channels, height, width, folder)
     view = images.numpy()
     for place, path in enumerate(files):
         view[place] = decode(path, fitting)
@@ -108,14 +118,29 @@ def decode(path: Path, fitting: Fitting) -> Pixels:
 
 
 def _decode(path: Path, fitting: Fitting) -> Pixels:
-    with Image.open(path, formats=FORMATS) as picture:
-        # Only the header is read so far: a bomb is refused before it unpacks.
-        if picture.width * picture.height > MAX_PIXELS:
-            raise _oversized(path)
-        if getattr(picture, "n_frames", 1) != 1:
-            raise DataError(f"{path}: holds several images", "save each in a file of its own")
-        picture.load()
-        return np.array(fitting.picture(picture, str(path)))
+    with open_plain(path, MAX_BYTES) as file:
+        with Image.open(file, formats=FORMATS) as picture:
+            # Only the header is read so far: a bomb is refused before it unpacks.
+            if picture.width * picture.height > MAX_PIXELS:
+                raise _oversized(path)
+            if _several(picture):
+                raise DataError(f"{path}: holds several images", "save each in a file of its own")
+        file.seek(0)
+        with Image.open(file, formats=FORMATS) as picture:  # anew: looking further moved it
+            picture.load()
+            return np.array(fitting.picture(picture, str(path)))
+
+
+def _several(picture: Image.Image) -> bool:
+    """Whether there is a second frame. To count all of them would follow a TIFF's chain of
+    directories, which may have millions of links and takes the square of their number."""
+    if picture.format != "TIFF":
+        return getattr(picture, "n_frames", 1) != 1
+    try:
+        picture.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def _labelled(folder: Path, request: Request) -> tuple[list[Path], torch.Tensor]:
@@ -146,6 +171,34 @@ def _labelled(folder: Path, request: Request) -> tuple[list[Path], torch.Tensor]
     return files, torch.tensor(labels, dtype=torch.int64)
 
 
+def _refuse_links(folder: Path, files: Iterable[Path], request: Request) -> None:
+    """A folder that was sent must not bring other images of this machine into a set, whose
+    outputs may leave. Only what is a link, or lies below one, is followed."""
+    linked = {path for path in {path.parent for path in files} - {folder} if path.is_symlink()}
+    for path in files:
+        if (path.is_symlink() or path.parent in linked) and not is_inside(folder, path):
+            raise DataError(
+                f"{path}: a link that leads out of {folder}",
+                f"copy the images there, or allow it if you made the links: {_with_links(request)}",
+            )
+
+
+def _with_links(request: Request) -> str:
+    return f"{request.spec}{'&' if request.query else '?'}links=yes"
+
+
+def _room(count: int, channels: int, height: int, width: int, folder: Path) -> torch.Tensor:
+    try:
+        return torch.empty((count, channels, height, width), dtype=torch.uint8)
+    except RuntimeError:  # torch's word for a lack of memory
+        size = count * channels * height * width
+        raise DataError(
+            f"{folder}: {count} images of {height}x{width} take {size >> 20} MiB, more memory "
+            "than there is",
+            "use fewer or smaller images",
+        ) from None
+
+
 def _visible(folder: Path) -> list[Path]:
     """Entries in the order of their names, without what file managers leave behind."""
     litter = {"Thumbs.db", "desktop.ini"}
@@ -159,8 +212,8 @@ def _visible(folder: Path) -> list[Path]:
 def _groups(path: Path, names: list[str]) -> tuple[str, ...]:
     group_of: dict[str, str] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file, strict=True))
+        text = read_plain(path, MAX_GROUPS_BYTES).decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (OSError, UnicodeError, csv.Error) as problem:
         raise DataError(f"{path}: cannot be read: {problem}", "write it as UTF-8 CSV") from None
     if not rows or [cell.strip() for cell in rows[0]] != ["file", "group"]:

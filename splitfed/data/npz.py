@@ -1,25 +1,28 @@
 """``npz:PATH``: arrays ``{train,val,test}_images`` and ``_labels``, as MedMNIST has them.
 
 Labels are positions in the agreement's classes. ``{train,val,test}_groups`` may say which
-patient each image belongs to. Nothing in the file is unpickled.
+patient each image belongs to. Nothing in the file is unpickled, and an array that would take far
+more memory than its compressed bytes can mean is refused (:mod:`splitfed.data.npy`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import BinaryIO
 
 from splitfed.data.arrays import Array, fit_groups, fit_images, fit_labels
 from splitfed.data.images import ImageSet, image_set
+from splitfed.data.npy import LARGEST, Archive
 from splitfed.data.request import Request
 from splitfed.errors import DataError
+from splitfed.reading import open_plain
 
 KEYS = ("part", "convert")
 
 PREFIXES = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 """The prefix of the arrays for each part."""
+
+_SINGLE = b"\x93NUMPY"
 
 
 def read(request: Request) -> ImageSet:
@@ -32,7 +35,7 @@ def read(request: Request) -> ImageSet:
     prefix = PREFIXES[request.choice("part", PREFIXES, request.part if request.labelled else "")]
     path = request.path
     try:
-        with path.open("rb") as file:
+        with open_plain(path, LARGEST) as file:
             return _read(file, path, prefix, request)
     except OSError as problem:
         raise DataError(
@@ -41,14 +44,14 @@ def read(request: Request) -> ImageSet:
 
 
 def _read(file: BinaryIO, path: Path, prefix: str, request: Request) -> ImageSet:
+    if file.read(len(_SINGLE)) == _SINGLE:
+        raise DataError(f"{path}: a single array, not an npz file", "write it with numpy.savez")
     try:
-        archive: Any = np.load(file, allow_pickle=False)
-    except Exception as problem:  # damaged archives fail in many ways
+        archive = Archive(file)
+    except ValueError as problem:
         raise DataError(
             f"{path}: not an npz file: {problem}", "write it with numpy.savez"
         ) from None
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"{path}: a single array, not an npz file", "write it with numpy.savez")
     where = f"{path}, {prefix}_images"
     images = fit_images(_member(archive, f"{prefix}_images", path), request.fitting, where)
     labels = groups = None
@@ -56,20 +59,20 @@ def _read(file: BinaryIO, path: Path, prefix: str, request: Request) -> ImageSet
         key = f"{prefix}_labels"
         values = _member(archive, key, path)
         labels = fit_labels(values, len(images), request.classes, f"{path}, {key}")
-    if (key := f"{prefix}_groups") in archive.files:
+    if (key := f"{prefix}_groups") in archive.names:
         groups = fit_groups(_member(archive, key, path), len(images), f"{path}, {key}")
     return image_set(images, labels, request.preprocessing, groups=groups)
 
 
-def _member(archive: Any, key: str, path: Path) -> Array:
-    if key not in archive.files:
+def _member(archive: Archive, key: str, path: Path) -> Array:
+    if key not in archive.names:
         raise DataError(
             f"{path}: there is no array {key!r}",
-            f"it holds: {', '.join(sorted(archive.files)) or 'nothing'}",
+            f"it holds: {', '.join(sorted(archive.names)) or 'nothing'}",
         )
     try:
-        array: Array = archive[key]
-    except Exception as problem:  # objects, damage, a size that no memory holds
+        array = archive.read(key)
+    except ValueError as problem:
         raise DataError(
             f"{path}: array {key!r} cannot be read: {problem}",
             "write plain numbers with numpy.savez; objects are never unpickled",

@@ -29,13 +29,17 @@ MODES = {1: "L", 3: "RGB"}
 """PIL's name for 8-bit grey and 8-bit colour, by number of channels."""
 
 
+LONGEST_SIDE = 8192
+"""Pixels: an agreement must not make a party scale its images up until memory is full."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """Public constants under which every party reads its images.
 
     Attributes:
         channels: 1 (grey) or 3 (red, green, blue).
-        size: height and width in pixels.
+        size: height and width in pixels, each :data:`LONGEST_SIDE` at most.
         mean: per channel, in units of the full range (0 black, 1 white).
         std: per channel, same unit. Both are constants of the agreement, never statistics
             of a party's data: those would leave the house with the agreement.
@@ -55,10 +59,10 @@ class Preprocessing:
                 f"preprocessing: channels = {self.channels}", "write 1 for grey or 3 for colour"
             )
         object.__setattr__(self, "size", tuple(self.size))
-        if len(self.size) != 2 or min(self.size) < 1:
+        if len(self.size) != 2 or min(self.size) < 1 or max(self.size) > LONGEST_SIDE:
             raise DataError(
                 f"preprocessing: size = {list(self.size)}",
-                "write height and width in pixels, such as [28, 28]",
+                f"write height and width in pixels, {LONGEST_SIDE} at most, such as [28, 28]",
             )
         for key in ("mean", "std"):
             object.__setattr__(self, key, self._constants(key, getattr(self, key)))

@@ -69,7 +69,12 @@ def load(
         root=root,
         options=options or {},
     )
-    data = _read(request)
+    try:
+        data = _read(request)
+    except MemoryError:
+        raise DataError(
+            f"{spec!r}: its images take more memory than there is", "use fewer or smaller images"
+        ) from None
     if len(data) < minimum:
         raise DataError(
             f"{spec!r}: too few records: {len(data)}, {minimum} are needed",

@@ -105,6 +105,8 @@ def forward(line: str, told: Progress) -> None:
             told.on_round(event["row"])
         case "peer":
             told.on_peer(event["peer"], event["text"])
+        case "waiting":
+            told.on_waiting(event["what"], event["seconds"], event["how"])
         case "say":
             told.say(event["text"])
         case "end":

@@ -49,6 +49,14 @@ class Predictions:
         finite = torch.isfinite(self.probabilities).all(dim=1)
         return (self.probabilities.argmax(dim=1) == self.labels) & finite
 
+    def better_than(self, other: Predictions) -> bool:
+        """Higher accuracy; where that is equal, and for a regression, lower loss."""
+        if self.correct is not None and other.correct is not None:
+            mine, its = int(self.correct.sum()), int(other.correct.sum())
+            if mine != its:
+                return mine > its
+        return self.loss is not None and (other.loss is None or self.loss < other.loss)
+
 
 def predict(
     model: nn.Module,

@@ -103,7 +103,7 @@ def _history(spends: Iterable[Spend]) -> tuple[tuple[float, float, int], ...]:
 
 @lru_cache(maxsize=4096)
 def _prv(history: Sequence[tuple[float, float, int]], delta: float) -> float:
-    from opacus.accountants import PRVAccountant
+    from splitfed.privacy import accountants  # only here: it loads Opacus, which takes seconds
 
     if not SMALLEST_DELTA <= delta <= LARGEST_DELTA:
         raise PrivacyError(
@@ -117,23 +117,19 @@ def _prv(history: Sequence[tuple[float, float, int]], delta: float) -> float:
     # (looser) figure is far away, the PRV grid would be too large to build.
     if not _rdp(history, delta) <= 1.5 * LARGEST_EPSILON:
         return math.inf
-    accountant = PRVAccountant()
-    accountant.history = list(history)
     with _quiet():
-        found = float(accountant.get_epsilon(delta))
+        found = accountants.epsilon_prv(history, delta)
     return max(0.0, found) if found <= LARGEST_EPSILON else math.inf
 
 
 @lru_cache(maxsize=4096)
 def _rdp(history: Sequence[tuple[float, float, int]], delta: float) -> float:
-    from opacus.accountants import RDPAccountant
+    from splitfed.privacy import accountants
 
     if not history:
         return 0.0
-    accountant = RDPAccountant()
-    accountant.history = list(history)
     with _quiet():
-        found = float(accountant.get_epsilon(delta))
+        found = accountants.epsilon_rdp(history, delta)
     return max(0.0, found) if math.isfinite(found) else math.inf
 
 

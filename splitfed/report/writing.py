@@ -10,7 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 from splitfed.errors import Defect, FolderError
+from splitfed.reading import read_plain
 from splitfed.report.schema import clean, combine, validate, validate_all
+
+LARGEST = 256 << 20
+"""Bytes of a report.json that are read: a model of thousands of tensors over thousands of rounds
+takes a few MiB."""
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
@@ -64,10 +69,10 @@ def read_report(folder: Path) -> dict[str, Any]:
     path = folder / "report.json"
     cure = "give a party's run folder (DIR/<party>) of a run that has finished"
     try:
-        report = json.loads(path.read_bytes())
+        report = json.loads(read_plain(path, LARGEST))
     except FileNotFoundError as error:
         raise FolderError(f"{path} does not exist", cure) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FolderError(f"{path} cannot be read: {error}", cure) from error
     if not isinstance(report, dict):
         raise FolderError(f"{path} is not a report", cure)

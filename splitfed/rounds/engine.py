@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
-from splitfed.aggregation import RULES
 from splitfed.errors import Defect, OwnUpdatesExcluded
 from splitfed.progress import Progress
 from splitfed.rounds.ending import EXCLUDED_CURE, Ending
@@ -21,23 +21,19 @@ from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Release, Signer, check_finite, release
 from splitfed.rounds.learner import Learner, Trained
 from splitfed.rounds.mail import Mail
+from splitfed.rounds.outcome import outcome_of
 from splitfed.rounds.place import Place
-from splitfed.rounds.recovery import fused_digest, greeting_now, released_earlier
+from splitfed.rounds.recovery import greeting_now, released_earlier, standing_of, voted_earlier
 from splitfed.rounds.spending import Spending, Unaccounted
+from splitfed.rounds.telling import NAMES, Telling
 from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.timing import RoundClock
 from splitfed.rounds.vote import Vote, encode_vote
-from splitfed.rounds.waiting import GoAlone, Waiting
+from splitfed.rounds.waiting import CONFIRM_WITHIN, GoAlone, Waiting
 from splitfed.store import RunFolder
 from splitfed.tensors import Tensors, digest
 from splitfed.transport.events import Greeting, Outcome, vote_message
 from splitfed.transport.link import Link
-
-_WORDS = {UPDATE: "update", "outputs": "outputs", "private": "private layers"}
-"""How each kind of exchange is called on the screen."""
-
-CONFIRM_WITHIN = 60.0
-"""Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
 
 
 @dataclass(kw_only=True)
@@ -58,6 +54,8 @@ class Engine:
             0 waits for ever.
         on_absent: "wait" ends with :class:`PeerUnreachable`, "finish-alone" trains on.
         spending: the privacy account that releases are paid from.
+        routes: how each peer is reached, in words, for the operator.
+        telling: what this party tells of itself.
     """
 
     terms: Terms
@@ -76,12 +74,30 @@ class Engine:
     clock: Callable[[], float] = time.monotonic
     confirm_within: float = CONFIRM_WITHIN
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    routes: Mapping[str, str] = field(default_factory=dict)
+    telling: Telling = field(init=False)
     _place: Place = field(init=False)
     _noted: int = field(init=False, default=0)
     _alone: str = field(init=False, default="")
     _mail: Mail = field(init=False)
     _times: RoundClock = field(init=False)
     _waiting: Waiting = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._place = Place(terms=self.terms, g=dict(self.initial))
+        self.telling = Telling(
+            party=self.party,
+            folder=self.folder,
+            link=self.link,
+            progress=self.progress,
+            rounds=self.terms.rounds,
+            number=self._place.number,
+            spending=self.spending,
+            patience=self.patience,
+            on_absent=self.on_absent,
+            clock=self.clock,
+            routes=self.routes,
+        )
 
     def run(self) -> Ending:
         """Take part until the last round is closed; go on where the folder left off.
@@ -90,7 +106,10 @@ class Engine:
             ContractMismatch, PeerError, SafetyStop: running again goes on from there.
         """
         self._times = RoundClock(self.clock)
+        self.link.watch = self.telling.heard
         self._resume()
+        self.folder.log("started", **standing_of(self.folder, self.closed))
+        self.telling.spent()
         if self.folder.confirmed and not self._place.next:
             return self._done(confirmed=True)
         if not self._alone:
@@ -121,6 +140,8 @@ class Engine:
             folder=self.folder,
             link=self.link,
             entrance=self.entrance,
+            signer=self.signer,
+            greet=self._greet,
             progress=self.progress,
             clock=self.clock,
         )
@@ -132,16 +153,19 @@ class Engine:
             patience=self.patience,
             on_absent=self.on_absent,
             clock=self.clock,
+            telling=self.telling,
         )
         self._greet()
         self._open()
         self.link.start()
         self._retain()
-        self._say("meeting", self.closed)
+        self.telling.phase("meeting", self.closed)
         if not self._place.next:
             return self._done(confirmed=self._part())
-        self._waiting.until_here(self._unmet, "greeting")
-        self.folder.adopt_contract(self.terms.contract, self.greeting.contract_document)
+        self._waiting.until_here(self._mail.unmet, "greeting")
+        self.folder.adopt_contract(
+            self.terms.contract, self.greeting.contract_document, self.greeting.roster_document
+        )
         self._times.restart()
         while kind := self._place.next:
             self._round(self.closed + 1, kind)
@@ -158,8 +182,7 @@ class Engine:
 
     def _go_alone(self) -> Ending:
         """Train what is left of the rounds without any release."""
-        self.progress.say(f"finishing alone: {self._alone}")
-        self.folder.log("alone", round=self.closed + 1, reason=self._alone)
+        self.telling.alone(self.closed + 1, self._alone)
         self.link.goodbye("alone", self.closed)
         self._times.restart()
         while self._place.rounds < self.terms.rounds:
@@ -169,7 +192,6 @@ class Engine:
         return Ending(outcome="alone", confirmed=False, reason=self._alone, shared=self._place.g)
 
     def _resume(self) -> None:
-        self._place = Place(terms=self.terms, g=dict(self.initial))
         self.rejected += self._place.resume(self.folder, self.learner)
         self._noted = len(self.rejected)
         ending = self.folder.ending
@@ -179,11 +201,8 @@ class Engine:
                 raise OwnUpdatesExcluded(ending["reason"], EXCLUDED_CURE)
             self._alone = ending["reason"]
 
-    def _unmet(self) -> list[str]:
-        return [peer for peer in self._mail.peers if peer not in self._mail.met]
-
     def _greet(self) -> None:
-        self.link.greet(greeting_now(self.greeting, self.folder))
+        self.link.greet(greeting_now(self.greeting, self.folder, self.signer))
 
     def _retain(self) -> None:
         """Offer again what a peer one round behind may still need."""
@@ -192,17 +211,18 @@ class Engine:
             stored = self._earlier(round, kinds[round]) if kinds[round] else None
             if stored is not None:
                 self.link.offer(stored.outgoing)
-            vote = self.folder.own_vote(round) if round else None
+            vote = voted_earlier(self.folder, self.signer, round)
             if vote is not None:
-                self.link.vote(round, vote.body, vote.signature)
+                self.link.vote(round, *vote)
 
     def _part(self) -> bool:
         """Say goodbye and serve the last round until every peer has closed it too."""
-        self._say("finished", self.closed)
+        self.telling.phase("finished", self.closed)
         self.link.goodbye("finished", self.closed)
         confirmed = self._waiting.confirmed(self.closed, self.confirm_within)
         if confirmed:
             self.folder.confirm()
+            self.folder.log("confirmed", round=self.closed)
         return confirmed
 
     def _open(self) -> None:
@@ -218,13 +238,13 @@ class Engine:
             self._open()
         self.spending.allow(self._run(), round, kind)
         result = self._train(round, kind)
+        self._waiting.until_here(lambda: self._mail.receipts.owed(round), "receipt")
         own = self._release(round, kind)
-        self._say("exchanging" if kind == UPDATE else f"exchanging {_WORDS[kind]}", round)
+        self.telling.phase("exchanging" if kind == UPDATE else f"exchanging {NAMES[kind]}", round)
         self.link.offer(own.outgoing)
         self._times.offered()
         self._mail.note_own(own.outgoing)
-        what = "update" if kind == UPDATE else _WORDS[kind]
-        self._waiting.until_here(lambda: self._mail.book.missing_inputs(self.terms), what)
+        self._waiting.until_here(lambda: self._mail.book.missing_inputs(self.terms), NAMES[kind])
         self._times.waited_until(self._mail.busy_until.values())
         outcome, g, vote = self._settle(round, kind)
         self._waiting.until_here(lambda: self._mail.book.missing_votes(self.terms), "vote")
@@ -246,16 +266,13 @@ class Engine:
             # Nothing yet, or made ready for a fusion that nobody waits for any more.
             place.trained, place.trained_for = None, kind
         if place.trained is None:
-
-            def tell(*step: Any) -> None:
-                self._step(round, *step)
-
+            tell = partial(self.telling.step, round)
             if kind == UPDATE:
-                self._say("training", round)
+                self.telling.phase("training", round)
                 place.trained = self.learner.train(place.rounds + 1, tell)
                 check_finite(self.learner.shared(), round=round, party=self.party)
             else:
-                self._say("fitting", round)
+                self.telling.phase("fitting", round)
                 final = place.rounds >= self.terms.rounds
                 place.trained = self.learner.prepare(kind, final, tell)
             self._times.mark("train")
@@ -268,6 +285,7 @@ class Engine:
     def _release(self, round: int, kind: str) -> Release:
         stored = self._earlier(round, kind)
         if stored is not None:
+            self.telling.released(stored.outgoing.offer, again=True)
             return stored
         out = release(
             self.learner.shared() if kind == UPDATE else self.learner.outgoing(),
@@ -288,6 +306,7 @@ class Engine:
                 "to fit max_update_norm"
             )
             self.folder.log("shortened", round=round, factor=out.scaled)
+        self.telling.released(out.outgoing.offer, again=False)
         return out
 
     def _earlier(self, round: int, kind: str) -> Release | None:
@@ -303,20 +322,11 @@ class Engine:
     def _settle(self, round: int, kind: str) -> tuple[Outcome, Tensors, Vote]:
         """Aggregate what was admitted and vote on it, durably before it is sent."""
         book = self._mail.book
-        admitted, number = book.admitted(), self._mail.number
+        number = self._mail.number
+        self.telling.judged(number, NAMES[kind], book.admitted(), book.excluded())
         for party, reason in sorted(book.excluded().items()):
             self.rejected.append({"round": number, "peer": party, "reason": reason})
-            self.progress.say(f"round {number}: {_WORDS[kind]} of {party} excluded: {reason}")
-            self.folder.log("excluded", round=number, peer=party, reason=reason)
-        enough = len(admitted) >= self.terms.minimum_parties
-        outcome: Outcome = "agreed" if enough else "void"
-        g = self._place.g
-        if kind == UPDATE:
-            if enough:
-                g = RULES[self.terms.rule].apply(admitted, self.terms.weights)
-            aggregate = digest(g)
-        else:
-            aggregate = fused_digest({p: book.inputs[p].root for p in admitted} if enough else {})
+        outcome, g, aggregate = outcome_of(book, kind, self.terms, self._place.g)
         vote = book.own_vote(
             terms=self.terms, run=self._run(), party=self.party, aggregate=aggregate
         )
@@ -326,6 +336,7 @@ class Engine:
             round=round, view=vote.view, party=self.party, body=body, signature=signature
         )
         book.add_vote(vote)
+        self.folder.log("voted", round=round, outcome=outcome, aggregate=aggregate)
         self.link.vote(round, body, signature)
         return outcome, g, vote
 
@@ -386,15 +397,3 @@ class Engine:
         if self._mail.run is None:
             raise Defect("a round was started before the run has a name")
         return self._mail.run
-
-    def _say(self, phase: str, round: int) -> None:
-        self.link.status(phase, round, 0, 0)
-        number = self._place.number(round)
-        self.folder.set_status({"phase": phase, "round": number, "rounds": self.terms.rounds})
-        self.progress.on_phase(f"round {number}: {phase}" if number else phase)
-
-    def _step(self, round: int, step: int, steps: int, loss: float) -> None:
-        # Where the steps would give away n, a sign of life that only the clock decides.
-        told = (step, steps) if self.spending.public_steps else (int(self.clock()) // 10, 0)
-        self.link.status("training", round, *told)
-        self.progress.on_step(self._place.number(round), step, steps, loss)

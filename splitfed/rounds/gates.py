@@ -14,11 +14,12 @@ from typing import Protocol
 
 import torch
 
+from splitfed.entries import entry_message
 from splitfed.errors import Defect, UserError
 from splitfed.rounds.spending import Spending
 from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.vote import shown
-from splitfed.store import ReleaseRow, release_id
+from splitfed.store import LedgerEntry, ReleaseRow, release_id
 from splitfed.tensors import (
     CHUNK_SIZE,
     Tensors,
@@ -50,9 +51,15 @@ class Outbox(Protocol):
     """The durable side of the gate: see :class:`splitfed.store.RunFolder`."""
 
     def release(
-        self, row: ReleaseRow, payload: bytes, manifest: Manifest, *, debit: Callable[[], None]
-    ) -> bytes:
-        """Store the payload, debit it, then write the ledger row; returns the new head."""
+        self,
+        row: ReleaseRow,
+        payload: bytes,
+        manifest: Manifest,
+        *,
+        debit: Callable[[], None],
+        sign: Callable[[int, bytes], bytes],
+    ) -> LedgerEntry:
+        """Store the payload, debit it, then write the ledger row, signed; returns the row."""
         ...
 
 
@@ -160,8 +167,19 @@ def release(
         size=manifest.total,
         epsilon=spending.epsilon([*released, kind]),
     )
-    outbox.release(row, payload, manifest, debit=lambda: spending.debit(run, row))
-    out = outgoing(manifest, payload, run=run, round=round, party=party, signer=signer, kind=kind)
+
+    def sign(number: int, head: bytes) -> bytes:
+        return signer.sign(
+            entry_message(
+                run=run, party=party, number=number, head=head, root=row.root, round=round,
+                kind=kind,
+            )
+        )  # fmt: skip
+
+    entry = outbox.release(
+        row, payload, manifest, debit=lambda: spending.debit(run, row), sign=sign
+    )
+    out = outgoing(manifest, payload, entry, run=run, party=party, signer=signer)
     return Release(outgoing=out, tensors=moved, scaled=scaled)
 
 
@@ -181,38 +199,40 @@ def check_finite(tensors: Mapping[str, torch.Tensor], *, round: int, party: str)
 
 
 def released_before(
-    payload: bytes,
-    *,
-    terms: Terms,
-    run: bytes,
-    round: int,
-    party: str,
-    signer: Signer,
-    kind: str = UPDATE,
+    payload: bytes, entry: LedgerEntry, *, terms: Terms, run: bytes, party: str, signer: Signer
 ) -> Release:
-    """The same release again after a restart, byte for byte, from the stored payload."""
-    specs = terms.specs(kind, party)
+    """The same release again after a restart, byte for byte, from the stored payload and its
+    row in the ledger."""
+    specs = terms.specs(entry.row.kind, party)
     manifest = manifest_of(payload, specs)
-    out = outgoing(manifest, payload, run=run, round=round, party=party, signer=signer, kind=kind)
+    out = outgoing(manifest, payload, entry, run=run, party=party, signer=signer)
     return Release(outgoing=out, tensors=unpack(payload, specs), scaled=None)
 
 
 def outgoing(
     manifest: Manifest,
     payload: bytes,
+    entry: LedgerEntry,
     *,
     run: bytes,
-    round: int,
     party: str,
     signer: Signer,
-    kind: str = UPDATE,
 ) -> Outgoing:
-    """Sign what the manifest names. Ed25519 is deterministic: a restart signs the same."""
-    signature = signer.sign(
-        offer_message(run=run, round=round, party=party, kind=kind, root=manifest.root)
-    )
+    """Sign what the manifest names, and its row in the ledger. Ed25519 is deterministic: a
+    restart signs the same; only after a rotation both bear the key that signs now."""
+    round, kind, root = entry.row.round, entry.row.kind, manifest.root
     offer = Offer(
-        kind=kind, run=run, round=round, party=party, manifest=manifest, signature=signature
+        kind=kind,
+        run=run,
+        round=round,
+        party=party,
+        manifest=manifest,
+        signature=signer.sign(
+            offer_message(run=run, round=round, party=party, kind=kind, root=root)
+        ),
+        number=entry.number,
+        head=entry.head,
+        entry_signature=signer.sign(entry.entry(run, party).message()),
     )
     return Outgoing(offer=offer, payload=payload)
 

@@ -28,7 +28,8 @@ class Learner(Protocol):
     """A party's models and data. Only :meth:`shared` and :meth:`merge` touch the federation."""
 
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
-        """Train one round from the present state, telling ``step(done, of, loss)`` at times."""
+        """Train one round from the present state, telling ``step(done, of, loss)`` at times;
+        with ``of`` = 0 as a mere sign of life from work whose steps are nobody's business."""
         ...
 
     def shared(self) -> Tensors:

@@ -7,7 +7,8 @@ signed offer before STORED, a vote before the round is closed on it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import torch
@@ -23,29 +24,28 @@ from splitfed.errors import (
 from splitfed.progress import Progress
 from splitfed.rounds.book import Book
 from splitfed.rounds.entrance import CLOSED, Entrance
-from splitfed.rounds.gates import Admission, admit
-from splitfed.rounds.recovery import recalled
+from splitfed.rounds.gates import Admission, Signer, admit
+from splitfed.rounds.past import check_own_past
+from splitfed.rounds.receipts import Receipts
+from splitfed.rounds.recovery import drop_revoked, recalled
 from splitfed.rounds.schedule import expected, plan, trained
 from splitfed.rounds.terms import UPDATE, Terms, run_id
 from splitfed.rounds.vote import Vote, decode_vote
 from splitfed.store import RunFolder
 from splitfed.transport.events import (
     Arrived,
+    Delivered,
     Event,
     Failed,
     Greeted,
     Greeting,
     Left,
-    LinkBroken,
-    Noticed,
     Offer,
     OfferRefused,
     Outgoing,
     StatusChanged,
     Voted,
-    vote_message,
 )
-from splitfed.transport.keys import verify_signature
 from splitfed.transport.link import Link
 
 FATAL = (ContractMismatch, PeerRefusedUs, PeerKeyMismatch, KeyInUse)
@@ -65,11 +65,21 @@ class Violation(Exception):
         self.reason = reason
 
 
+@contextmanager
+def blaming(peer: str) -> Iterator[None]:
+    """What breaks a rule inside was done by ``peer``."""
+    try:
+        yield
+    except ProtocolViolation as error:
+        raise Violation(peer, error.message) from error
+
+
 class Mail:
     """The open round's mail. Used by the engine's thread only.
 
     Attributes:
         book: what is known about the open round.
+        receipts: what is counter-signed, and owed.
         run: the federation run, once every peer has been met.
         kind: what is exchanged in the open round.
         busy_until: when each peer was first seen to have ended its training, by the clock.
@@ -84,6 +94,8 @@ class Mail:
         folder: RunFolder,
         link: Link,
         entrance: Entrance,
+        signer: Signer,
+        greet: Callable[[], None],
         progress: Progress,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -92,6 +104,9 @@ class Mail:
         self._folder = folder
         self._link = link
         self._entrance = entrance
+        self._greet = greet
+        self._new_greetings: dict[str, Greeting] = {}
+        self.receipts = Receipts(terms=terms, party=party, folder=folder, signer=signer)
         self._progress = progress
         self._clock = clock
         self._base: Mapping[str, torch.Tensor] = {}
@@ -117,6 +132,10 @@ class Mail:
         """Number of the last exchange, which closes the federation."""
         return len(plan(self._kinds, self._terms))
 
+    def unmet(self) -> list[str]:
+        """Peers that have not greeted us in this process."""
+        return [peer for peer in self.peers if peer not in self.met]
+
     def open(self, base: Mapping[str, torch.Tensor], kinds: Sequence[str]) -> list[Event]:
         """Start the book of the exchange after those of ``kinds``, which are closed, with the
         votes and updates that the folder holds. ``base`` is g of the last closed round. Returns
@@ -128,6 +147,7 @@ class Mail:
         self.busy_until = {}
         self._entrance.expected = expected(kinds, self._terms)
         self.kind = self._entrance.expected.get(round, UPDATE)
+        drop_revoked(self._folder, self._terms, round)
         for stored in self._folder.votes(round):
             self.book.add_vote(decode_vote(stored.body))
         if self.run is not None:
@@ -140,6 +160,8 @@ class Mail:
                 kind=self.kind,
             ):
                 self.book.add_input(verdict)
+            for offer in self.receipts.held(round):
+                self._link.stored(offer.party, offer, self.receipts.sign(offer))
         early, self._early = self._early, []
         return early
 
@@ -162,22 +184,15 @@ class Mail:
                 self._input(event)
             case Voted():
                 self._vote(event)
+            case Delivered():
+                self.receipts.delivered(event)
             case StatusChanged():
                 self._progress.on_peer(event.peer, self._in_words(event))
                 busy = event.status.phase in ("training", "fitting")
                 if event.status.round == self.book.round and not busy:
                     self._trained(event.peer)
-            case LinkBroken():
-                self._progress.on_peer(event.peer, f"link broken ({event.reason}), reconnecting")
-                self._folder.log("link-broken", peer=event.peer, reason=event.reason)
-            case Noticed():
-                self._progress.on_peer(event.peer, str(event.error))
-                self._folder.log("noticed", peer=event.peer, error=str(event.error))
             case Left():
                 self.left[event.peer] = event
-                again = "; it must start `splitfed run` again" if event.reason == "failed" else ""
-                self._progress.on_peer(event.peer, f"left ({event.reason}){again}")
-                self._folder.log("left", peer=event.peer, reason=event.reason)
                 if event.reason == "alone" and event.closed < self.last:
                     raise Violation(event.peer, "left the federation and goes on alone")
             case Failed():
@@ -192,8 +207,10 @@ class Mail:
     # --- one kind of event each --------------------------------------------------------
 
     def _failed(self, event: Failed) -> None:
-        self._folder.log("failed", peer=event.peer, error=str(event.error))
         if isinstance(event.error, ProtocolViolation):
+            if event.error.evidence:
+                offer = msgspec.msgpack.decode(event.error.evidence, type=Offer)
+                self._folder.save_evidence(offer.round, event.peer, event.error.evidence)
             raise Violation(event.peer, event.error.message)
         if isinstance(event.error, FATAL):
             raise event.error
@@ -217,10 +234,12 @@ class Mail:
                 self.run, {p: f for p, f in self._folders.items() if p != self._party}
             )
             self._entrance.run = self.run
-        self._check_own_past(peer, greeting)
+        self._new_greetings[peer] = greeting
+        if self.run is not None:
+            # Also those that came before the run had a name: nothing is released until then.
+            while self._new_greetings:
+                self._check_own_past(*self._new_greetings.popitem(), self.run)
         self.met.add(peer)
-        self._progress.on_peer(peer, "connected")
-        self._folder.log("connected", peer=peer, closed=greeting.closed_round)
         self._check_progress(peer, greeting)
         if self.run is not None:
             early, self._early = self._early, []
@@ -233,26 +252,9 @@ class Mail:
             raise Violation(event.peer, "sends more of the next round than one update and vote")
         self._early.append(event)
 
-    def _check_own_past(self, peer: str, greeting: Greeting) -> None:
-        """A vote of ours that the peer holds and our folder lacks: we were set back."""
-        held = greeting.votes_held.get(self._party)
-        if held is None:
-            return
-        body, signature = held
-        vote = self._verified(self._party, body, signature)
-        if vote is None:
-            raise Violation(peer, "shows a vote under our name that we did not sign")
-        if vote.run != self.run:
-            return
-        if (
-            not any(stored.party == self._party for stored in self._folder.votes(vote.round))
-            and vote.round > self.book.round - 1
-        ):
-            raise FolderDiverged(
-                f"{peer} holds a vote that this party signed for round {vote.round}, and this "
-                f"folder ends before it: was {self._folder.path} restored from a backup?",
-                "put the newest copy of the folder back, or start over on both sides",
-            )
+    def _check_own_past(self, peer: str, greeting: Greeting, run: bytes) -> None:
+        with blaming(peer):
+            check_own_past(peer, greeting, run=run, terms=self._terms, folder=self._folder)
 
     def _check_progress(self, peer: str, greeting: Greeting) -> None:
         mine = self.book.round - 1
@@ -272,11 +274,14 @@ class Mail:
         if self.run is None or offer.round == self.book.round + 1:
             self._wait_with(event)
             return
+        if offer.run == self.run:
+            with blaming(event.peer), self._proving(offer):
+                self.receipts.check(offer)
         if offer.round != self.book.round:
-            if isinstance(event, Arrived):
-                self._link.stored(event.peer, offer.manifest.root)
-            elif event.reason != CLOSED:
+            if isinstance(event, OfferRefused) and event.reason != CLOSED:
                 raise Violation(event.peer, f"offer refused: {event.reason}")
+            if self.receipts.signed(offer):
+                self._link.stored(event.peer, offer, self.receipts.sign(offer))
             return
         if isinstance(event, Arrived):
             verdict = self._judge(offer, event.payload)
@@ -298,28 +303,39 @@ class Mail:
             kind=self.kind,
         )
 
+    @contextmanager
+    def _proving(self, offer: Offer) -> Iterator[None]:
+        """Keep as evidence the signed offer by which a peer breaks the rules inside."""
+        try:
+            yield
+        except ProtocolViolation:
+            self._folder.save_evidence(offer.round, offer.party, msgspec.msgpack.encode(offer))
+            raise
+
     def _keep(self, event: Arrived | OfferRefused, verdict: Admission) -> None:
         """Note the verdict, store what it rests on, and only then acknowledge."""
         peer, offer = event.peer, event.offer
         self._trained(peer)
         known = self.book.inputs.get(offer.party)
-        try:
+        with blaming(peer), self._proving(offer):
             self.book.add_input(verdict)
-        except ProtocolViolation as error:
-            self._folder.save_evidence(self.book.round, offer.party, msgspec.msgpack.encode(offer))
-            raise Violation(peer, error.message) from error
-        if known is None:
-            if isinstance(event, Arrived):
-                self._folder.inbox.put(offer.manifest, event.payload)
-            self._folder.save_input(
-                round=self.book.round,
-                party=offer.party,
-                offer=msgspec.msgpack.encode(offer),
-                root=offer.manifest.root,
-                reason=verdict.reason or "",
-            )
+        arrived = isinstance(event, Arrived)
         if isinstance(event, Arrived):
-            self._link.stored(peer, offer.manifest.root)
+            self._folder.inbox.put(offer.manifest, event.payload)
+        with self._folder.batch():
+            if known is None:
+                self._folder.save_input(
+                    round=self.book.round,
+                    party=offer.party,
+                    offer=msgspec.msgpack.encode(offer),
+                    root=offer.manifest.root,
+                    reason=verdict.reason or "",
+                )
+            if offer.run == self.run:
+                self.receipts.keep(offer, stored=arrived)
+        if arrived and offer.run == self.run:
+            self._greet()
+            self._link.stored(peer, offer, self.receipts.sign(offer))
 
     def _vote(self, event: Voted) -> None:
         if self.run is None:
@@ -354,19 +370,8 @@ class Mail:
                 raise Violation(vote.party, f"two different votes for round {vote.round}")
 
     def _read(self, peer: str, body: bytes) -> Vote:
-        try:
+        with blaming(peer):
             return decode_vote(body)
-        except ProtocolViolation as error:
-            raise Violation(peer, error.message) from error
-
-    def _verified(self, party: str, body: bytes, signature: bytes) -> Vote | None:
-        key = self._terms.signing_keys[party]
-        if not verify_signature(key, vote_message(body), signature):
-            return None
-        try:
-            return decode_vote(body)
-        except ProtocolViolation:
-            return None
 
     def _in_words(self, event: StatusChanged) -> str:
         status = event.status

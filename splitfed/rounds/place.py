@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from splitfed.rounds.learner import Learner, Trained
+from splitfed.rounds.rebuilding import ended_again
 from splitfed.rounds.recovery import check_checkpoint, packed, sorted_out, under
 from splitfed.rounds.schedule import plan, trained
 from splitfed.rounds.terms import UPDATE, Terms
@@ -80,21 +81,45 @@ class Place:
         """Go on where the folder left off; returns everything that was rejected until then.
 
         Raises:
-            FolderError: the newest whole checkpoint is too old.
+            FolderError: the newest whole checkpoint is too old, and what happened since cannot
+                be made again from what is stored.
         """
         rows = folder.history()
         self.kinds = [row.get("kind", UPDATE) for row in rows]
         self.voids = sum(row["outcome"] == "void" for row in rows)
         checkpoint = folder.checkpoint()
         if checkpoint is not None:
-            check_checkpoint(folder, checkpoint, self.closed)
+            done = checkpoint.meta["phase"] == "trained"
+            before_end = done and checkpoint.round == self.closed
+            if not before_end:
+                check_checkpoint(folder, checkpoint, self.closed)
             self.g = under("global/", checkpoint.tensors)
             self.received = sorted_out(under("received/", checkpoint.tensors)) or None
             learner.restore(under("learner/", checkpoint.tensors), checkpoint.meta["learner"])
-            if checkpoint.meta["phase"] == "trained":
+            if before_end:
+                self._end_again(folder, checkpoint, learner)
+            elif done:
                 self.trained = Trained(**checkpoint.meta["trained"])
                 self.trained_for = checkpoint.meta.get("kind", UPDATE)
         return [fault for row in rows for fault in row["rejected"]]
+
+    def _end_again(self, folder: RunFolder, checkpoint: Checkpoint, learner: Learner) -> None:
+        """The checkpoint after the last exchange is damaged: make its state again from the one
+        before its end, which was just taken over, and from what is stored of the exchange.
+
+        Raises:
+            FolderError: too little of it is left.
+        """
+        kind = self.kinds.pop()
+        found = ended_again(folder, terms=self.terms, kind=kind, g=self.g)
+        if found is None:
+            check_checkpoint(folder, checkpoint, self.closed + 1)
+            return
+        self.g, admitted = found
+        if folder.history()[-1]["outcome"] != "alone":
+            self.take(kind, admitted, learner)
+        self.kinds.append(kind)
+        folder.log("checkpoint-rebuilt", round=self.closed)
 
     def checkpoint(self, learner: Learner, round: int, phase: str, **more: Any) -> Checkpoint:
         """All that :meth:`resume` needs, as of now."""

@@ -10,10 +10,12 @@ import torch
 
 from splitfed.errors import FolderError, LedgerTampered
 from splitfed.rounds.gates import Admission, Release, Signer, admit, released_before
+from splitfed.rounds.receipts import receipted
 from splitfed.rounds.terms import Terms
+from splitfed.signatures import by_revoked
 from splitfed.store import Checkpoint, RunFolder, release_id
 from splitfed.tensors import Tensors
-from splitfed.transport.events import Greeting, Offer
+from splitfed.transport.events import Greeting, Offer, vote_message
 
 _FUSION_DOMAIN = b"splitfed fusion v1\0"
 
@@ -33,9 +35,39 @@ def check_checkpoint(folder: RunFolder, checkpoint: Checkpoint, closed: int) -> 
         )
 
 
-def greeting_now(greeting: Greeting, folder: RunFolder) -> Greeting:
+def voted_earlier(folder: RunFolder, signer: Signer, round: int) -> tuple[bytes, bytes] | None:
+    """My stored vote of ``round``, byte for byte, and my signature over it, or None.
+
+    It is signed anew: with the key that signed it first the same bytes come out, and after a
+    rotation what I send bears the key that signs now.
+    """
+    row = folder.own_vote(round)
+    return None if row is None else (row.body, signer.sign(vote_message(row.body)))
+
+
+def drop_revoked(folder: RunFolder, terms: Terms, round: int) -> None:
+    """Forget what the open round holds of a peer under a key that it revoked: it may be a
+    thief's. The peer sends its own again. Once I have voted on an update it stays: a vote is
+    never changed."""
+    for party in sorted(party for party, keys in terms.revoked_keys.items() if keys):
+        if party == folder.party:
+            continue
+        keys = terms.keys_of(party)
+        for row in folder.inputs(round):
+            offer = msgspec.msgpack.decode(row.offer, type=Offer)
+            stolen = by_revoked(keys, offer.message(), offer.signature)
+            if row.party == party and stolen and folder.own_vote(round) is None:
+                folder.drop_input(round, party)
+                folder.log("dropped", what="update", peer=party, round=round, root=row.root.hex())
+        for vote in folder.votes(round):
+            if vote.party == party and by_revoked(keys, vote_message(vote.body), vote.signature):
+                folder.drop_votes(round, party)
+                folder.log("dropped", what="vote", peer=party, round=round)
+
+
+def greeting_now(greeting: Greeting, folder: RunFolder, signer: Signer) -> Greeting:
     """``greeting`` with where this party stands: its last closed round, its open vote, and
-    the newest vote that it holds of each peer."""
+    of each peer the newest vote and the newest ledger entry that it holds."""
     held = {}
     ended = folder.closed()
     closed = ended.round if ended is not None else 0
@@ -43,15 +75,16 @@ def greeting_now(greeting: Greeting, folder: RunFolder) -> Greeting:
         for row in folder.votes(round) if round else ():
             if row.party != folder.party:
                 held[row.party] = (row.body, row.signature)
-    own = folder.own_vote(closed + 1)
+    body, signature = voted_earlier(folder, signer, closed + 1) or (None, None)
     return msgspec.structs.replace(
         greeting,
         closed_round=closed,
         closed_outcome=ended.outcome if ended is not None else "",
         closed_digest=ended.digest if ended is not None else b"",
-        open_vote=own.body if own else None,
-        open_vote_signature=own.signature if own else None,
+        open_vote=body,
+        open_vote_signature=signature,
         votes_held=held,
+        entries_held=receipted(folder, signer),
     )
 
 
@@ -74,15 +107,7 @@ def released_earlier(
             f"round {round} was released, and {folder.path}/outbox/{entry.row.root.hex()} is gone",
             "restore the file from a backup: other bytes must never be sent in its place",
         )
-    return released_before(
-        payload,
-        terms=terms,
-        run=folder.run,
-        round=round,
-        party=party,
-        signer=signer,
-        kind=kind,
-    )
+    return released_before(payload, entry, terms=terms, run=folder.run, party=party, signer=signer)
 
 
 def recalled(
@@ -139,3 +164,19 @@ def sorted_out(tensors: Tensors) -> dict[str, Tensors]:
         party, _, inner = name.partition("/")
         found.setdefault(party, {})[inner] = tensor
     return found
+
+
+def standing_of(folder: RunFolder, closed: int) -> dict[str, object]:
+    """What the log says when a run begins or goes on: how often the folder was opened, the last
+    closed exchange, and what of the next one is there already."""
+    following = closed + 1
+    return {
+        "boot": folder.boot,
+        "closed": closed,
+        "confirmed": folder.confirmed,
+        "released": [
+            entry.row.kind for entry in folder.ledger.rows() if entry.row.round == following
+        ],
+        "updates_of": [row.party for row in folder.inputs(following)],
+        "votes_of": [row.party for row in folder.votes(following)],
+    }

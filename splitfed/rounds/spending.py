@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from splitfed.store import ReleaseRow
 
@@ -33,6 +33,12 @@ class Spending(Protocol):
         """Whether how many steps a round takes is public, and may be told to peers."""
         ...
 
+    @property
+    def standing(self) -> dict[str, Any] | None:
+        """Where the data set's budget stands, as far as it was computed last: ``data_id``,
+        ``spent_epsilon``, ``budget_epsilon``. None without a budget. Any thread may ask."""
+        ...
+
     def epsilon(self, kinds: Sequence[str]) -> float | None:
         """ε of releases of these kinds together; None without privacy."""
         ...
@@ -42,6 +48,7 @@ class Unaccounted:
     """Mode "none": nothing is promised, so nothing is spent."""
 
     public_steps = True
+    standing = None
 
     def allow(self, run: bytes, round: int, kind: str) -> None:
         """Always."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import blake3
 
+from splitfed.signatures import PartyKeys, verified_by
 from splitfed.types import TensorSpec
 
 _RUN_DOMAIN = b"splitfed run v1\0"
@@ -42,6 +43,8 @@ class Terms:
         contract: digest of the agreement, 32 bytes.
         parties: names of all parties, sorted.
         signing_keys: each party's Ed25519 public key, hex.
+        retired_keys: the keys that it had before and handed over, of the parties that had any.
+        revoked_keys: those that it lost, or that were stolen.
         shared: the tensors that travel, in the order of names; nothing else may.
         rounds: planned number of rounds R.
         max_update_norm: admitted updates satisfy ‖x − g‖ ≤ this (Euclidean, float64).
@@ -63,6 +66,21 @@ class Terms:
     max_void_rounds: int = 3
     rule: str = "mean"
     fusion: FusionTerms | None = None
+    retired_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    revoked_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def keys_of(self, party: str) -> PartyKeys:
+        """The party's signing keys, present and past."""
+        return PartyKeys(
+            present=self.signing_keys[party],
+            retired=self.retired_keys.get(party, ()),
+            revoked=self.revoked_keys.get(party, ()),
+        )
+
+    def signed_now(self, party: str, message: bytes, signature: bytes) -> bool:
+        """Whether the party's present key signed what it sends: a key that was retired or
+        revoked speaks for nobody any more."""
+        return verified_by(self.keys_of(party), message, signature, past=False)
 
     @property
     def fused_by(self) -> Literal["outputs", "private"] | None:

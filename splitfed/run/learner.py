@@ -26,6 +26,7 @@ from splitfed.run.fusing import AgreedFusion, averaged, joined, outputs_of, teac
 from splitfed.sharing import Split, private_tensors, shared_tensors
 from splitfed.tensors import Tensors
 from splitfed.training import Trainer
+from splitfed.training.loop import Progress
 from splitfed.training.phases import as_alone
 from splitfed.training.trainer import below
 
@@ -93,6 +94,7 @@ class LocalLearner:
         self._own_fusion = own_fusion or OwnFusionConfig()
         self._turn = turn or nullcontext()
         self._outgoing: Tensors = {}
+        self._step: Progress = lambda done, of, loss: None
         self._unfitted: tuple[Tensors, dict[str, Any]] | None = None
         self.fused: nn.Module | None = None
         self.unusable = ""
@@ -127,11 +129,12 @@ class LocalLearner:
 
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
         """Both branches, one after the other, on the same batches."""
+        self._step = step
         self._unfit()
         with self._turn:
             baseline = 0.0
             if self._baseline is not None:
-                baseline = self._baseline.train_round(round).seconds
+                baseline = self._baseline.train_round(round, self._alive).seconds
             result = self._own.train_round(round, step)
         return Trained(loss=result.loss, seconds=result.seconds, baseline_seconds=baseline)
 
@@ -152,11 +155,12 @@ class LocalLearner:
         self._unfitted = self._branches()
         with self._turn:
             baseline = self._fit_baseline()
-            result = self._own.fit_private()
+            result = self._own.fit_private(progress=self._alive)
         return Trained(loss=result.loss, seconds=result.seconds, baseline_seconds=baseline)
 
     def prepare(self, kind: str, final: bool, step: Callable[[int, int, float], None]) -> Trained:
         """What fusion releases, from the own model: fitted first after the last round."""
+        self._step = step
         result = self.fit() if final else Trained(loss=None, seconds=0.0)
         if kind == "private":
             self._consented()
@@ -254,7 +258,7 @@ class LocalLearner:
         found = self.predict(model, self.data.validation)
         for name, other in (("local_only", self.baseline), ("fused", self.fused)):
             its = self.predict(other, self.data.validation)
-            if other is not None and its is not None and found and _better(its, found):
+            if other is not None and its is not None and found and its.better_than(found):
                 best, model, found = name, other, its
         return best, model
 
@@ -265,7 +269,7 @@ class LocalLearner:
         own = self.predict(self.model, self.data.validation)
         if fused is None:
             return "fused" if self.fused is not None and own is None else "partial"
-        return "fused" if own is not None and _better(fused, own) else "partial"
+        return "fused" if own is not None and fused.better_than(own) else "partial"
 
     def usable(self, model: nn.Module) -> bool:
         """Whether a model's tensors and its answers on a few own images are finite."""
@@ -342,7 +346,12 @@ class LocalLearner:
             temperature=self._fusion.temperature,
             weight=self._own_fusion.weight,
             epochs=epochs,
+            progress=self._alive,
         )
+
+    def _alive(self, done: int, of: int, loss: float) -> None:
+        """A sign of life from work whose steps are not told: under privacy they give away n."""
+        self._step(0, 0, loss)
 
     def _own_outputs(self, received: Mapping[str, Tensors]) -> Tensor | None:
         """The own part of the teacher, where it is better than what was released."""
@@ -354,7 +363,7 @@ class LocalLearner:
         if self._baseline is None:
             return 0.0
         try:
-            return self._baseline.train_round(round).seconds
+            return self._baseline.train_round(round, self._alive).seconds
         except TrainingDiverged:
             self._baseline = None
             return 0.0
@@ -364,7 +373,7 @@ class LocalLearner:
         if self._baseline is None:
             return 0.0
         try:
-            return self._baseline.fit_all(epochs).seconds
+            return self._baseline.fit_all(epochs, self._alive).seconds
         except TrainingDiverged:
             self._baseline = None
             return 0.0
@@ -386,12 +395,3 @@ class LocalLearner:
         if found is None or found.correct is None:
             return None
         return float(found.correct.to(torch.float64).mean())
-
-
-def _better(one: Predictions, other: Predictions) -> bool:
-    """Higher accuracy; where that is equal, and for a regression, lower loss."""
-    if one.correct is not None and other.correct is not None:
-        mine, its = int(one.correct.sum()), int(other.correct.sum())
-        if mine != its:
-            return mine > its
-    return one.loss is not None and (other.loss is None or one.loss < other.loss)

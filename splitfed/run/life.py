@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from splitfed.sharing import Split, split_model
 from splitfed.store import RunFolder
 from splitfed.tensors import digest
 from splitfed.transport.events import Greeting
-from splitfed.transport.keys import Identity, verify_signature
+from splitfed.transport.keys import Identity
 from splitfed.transport.link import Link
 from splitfed.transport.wire import Wire
 
@@ -75,7 +75,6 @@ def make_link(
     peers: Sequence[str] | None = None,
 ) -> Link:
     """A link whose offers are checked by ``entrance`` and whose signatures by the roster."""
-    keys = agreed.terms.signing_keys
     others = [name for name in agreed.terms.parties if name != me.name]
     return Link(
         wire,
@@ -83,7 +82,7 @@ def make_link(
         others if peers is None else peers,
         greeting=greeting,
         accept=entrance.accept,
-        verify=lambda party, body, signature: verify_signature(keys[party], body, signature),
+        verify=agreed.terms.signed_now,
     )
 
 
@@ -101,6 +100,7 @@ def live(
     turn: AbstractContextManager[Any] | None = None,
     started: float | None = None,
     on_link: Callable[[Link], None] | None = None,
+    routes: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Take part from the first round that is not closed to the report.
 
@@ -111,6 +111,7 @@ def live(
         turn: see :class:`~splitfed.run.learner.LocalLearner`.
         started: when the process started, by time.monotonic(); None: now.
         on_link: told the link before it starts, for whoever must be able to close it.
+        routes: how each peer is reached, in words, for the operator.
 
     Raises:
         SplitfedError: see :class:`~splitfed.rounds.Engine`. The folder stays usable.
@@ -141,74 +142,49 @@ def live(
         patience=settings.patience,
         on_absent="finish-alone" if settings.on_absent == "finish-alone" else "wait",
         spending=Unaccounted() if account is None else account,
+        routes=routes or {},
     )
     start_s = time.monotonic() - started
-    stop: SafetyStop | None = None
-    try:
-        ending = engine.run()
-    except (OwnUpdatesExcluded, BudgetExceeded) as error:
-        with suppress(SplitfedError):
-            link.goodbye("failed", engine.closed)
-        stop = error
-        ending = Ending(
-            outcome="budget" if isinstance(error, BudgetExceeded) else "excluded",
-            confirmed=False,
-            reason=error.message,
-            shared=learner.shared(),
+    with engine.telling as telling:
+        ending, stop = _federate(engine, link, learner)
+        telling.doing("fitting the private layers")
+        made = [learner.fit()]
+        if ending.received is not None:
+            telling.doing("fusing")
+            made.append(learner.fuse(ending.received, ending.shared))
+            if learner.unusable:
+                progress.say(f"fusion came to nothing: {learner.unusable}")
+                folder.log("unfused", reason=learner.unusable, parties=sorted(ending.received))
+        telling.doing("evaluating")
+        began = time.monotonic()
+        report = build_report(
+            agreed=agreed,
+            party=party,
+            split=split,
+            rows=folder.history(),
+            figures=evaluate(learner, agreed),
+            ending=ending,
+            traffic=link.traffic(),
+            rejected=engine.rejected,
+            privacy=privacy_row(agreed, account, folder),
+            times={
+                "start_s": start_s,
+                "fit_s": sum(part.seconds for part in made),
+                "fit_baseline_s": sum(part.baseline_seconds for part in made),
+                "evaluate_s": time.monotonic() - began,
+            },
+            started=started,
         )
-    except BaseException as error:
-        # The peer waits for us either way; telling it why costs nothing.
-        stopped = isinstance(error, KeyboardInterrupt)
-        with suppress(SplitfedError):
-            link.goodbye("interrupted" if stopped else "failed", engine.closed)
-        told = str(error) or type(error).__name__
-        why = "stopped by its operator" if stopped else told.splitlines()[0]
-        folder.set_status({"phase": f"ended: {why}", "round": min(engine.rounds + 1, terms.rounds)})
-        folder.log("ended", reason=told)
-        raise
-    finally:
-        link.close()
-    progress.on_phase("fitting the private layers")
-    made = [learner.fit()]
-    if ending.received is not None:
-        progress.on_phase("fusing")
-        made.append(learner.fuse(ending.received, ending.shared))
-        if learner.unusable:
-            progress.say(f"fusion came to nothing: {learner.unusable}")
-            folder.log("unfused", reason=learner.unusable, parties=sorted(ending.received))
-    progress.on_phase("evaluating")
-    began = time.monotonic()
-    report = build_report(
-        agreed=agreed,
-        party=party,
-        split=split,
-        rows=folder.history(),
-        figures=evaluate(learner, agreed),
-        ending=ending,
-        traffic=link.traffic(),
-        rejected=engine.rejected,
-        privacy=privacy_row(agreed, account, folder),
-        times={
-            "start_s": start_s,
-            "fit_s": sum(part.seconds for part in made),
-            "fit_baseline_s": sum(part.baseline_seconds for part in made),
-            "evaluate_s": time.monotonic() - began,
-        },
-        started=started,
-    )
-    report["fusion"] = fusion_row(agreed, learner, ending, folder)
-    report["kept"] = learner.personal()[0]
-    save_model(folder, agreed, settings, learner, split, report)
-    if report["kept"] == "local_only":
-        progress.say(
-            "kept the model trained alone: no other is better on the own validation images"
-        )
-    write_report(folder.path, report)
+        report["fusion"] = fusion_row(agreed, learner, ending, folder)
+        report["kept"] = learner.personal()[0]
+        save_model(folder, agreed, settings, learner, split, report)
+        if report["kept"] == "local_only":
+            progress.say(
+                "kept the model trained alone: no other is better on the own validation images"
+            )
+        write_report(folder.path, report)
     if stop is not None:
-        why = stop.message.splitlines()[0]
-        folder.set_status({"phase": f"ended: {why}", "round": min(engine.rounds + 1, terms.rounds)})
         raise stop
-    folder.set_status({"phase": "finished", "round": terms.rounds, "rounds": terms.rounds})
     note = f"finished alone: {ending.reason}" if ending.outcome == "alone" else ""
     if not note and not ending.confirmed:
         note = (
@@ -216,6 +192,33 @@ def live(
             "what they miss"
         )
     return Outcome(exit_code=5 if ending.outcome == "alone" else 0, report=report, note=note)
+
+
+def _federate(
+    engine: Engine, link: Link, learner: LocalLearner
+) -> tuple[Ending, SafetyStop | None]:
+    """The rounds, and the link closed after them. A safety stop that leaves a usable model is
+    returned with the ending that it makes; every other error is raised."""
+    try:
+        return engine.run(), None
+    except (OwnUpdatesExcluded, BudgetExceeded) as error:
+        with suppress(SplitfedError):
+            link.goodbye("failed", engine.closed)
+        ending = Ending(
+            outcome="budget" if isinstance(error, BudgetExceeded) else "excluded",
+            confirmed=False,
+            reason=error.message,
+            shared=learner.shared(),
+        )
+        return ending, error
+    except BaseException as error:
+        # The peer waits for us either way; telling it why costs nothing.
+        stopped = isinstance(error, KeyboardInterrupt)
+        with suppress(SplitfedError):
+            link.goodbye("interrupted" if stopped else "failed", engine.closed)
+        raise
+    finally:
+        link.close()
 
 
 def make_learner(

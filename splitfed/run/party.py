@@ -14,19 +14,22 @@ import torch
 
 from splitfed.config import PartyConfig, PrivacyConfig
 from splitfed.data import data_digest
-from splitfed.errors import ConfigError, Fault, FolderError, PrivacyError
+from splitfed.errors import FolderError, PrivacyError
+from splitfed.founding.rotation import own_secret
 from splitfed.models import initialise
 from splitfed.privacy import Mechanism, mechanism_of
 from splitfed.progress import Progress
 from splitfed.rounds import UPDATE, following, trained
 from splitfed.run.agreed import Agreed
 from splitfed.run.agreement import Begun, agree, load_data, settings_of, with_reference
+from splitfed.run.descriptors import raise_descriptor_limit, shortage
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
 from splitfed.run.spending import Account, Limit
+from splitfed.run.words import last_words
 from splitfed.serve import check_files
 from splitfed.store import BUDGET, Budget, FolderView, RunFolder
-from splitfed.transport.keys import Identity, PeerKeys, load_secret
+from splitfed.transport.keys import Identity, PeerKeys
 from splitfed.transport.zeromq import ZmqWire
 
 
@@ -39,6 +42,7 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
         SplitfedError: with the exit code of its class; nothing is lost by running again.
     """
     started = process_start()
+    descriptors = raise_descriptor_limit()
     torch.set_num_threads(config.training.threads)
     path = out / config.party
     done = _finished(path, config)
@@ -69,23 +73,30 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
             document=agreed.document,
             replaces=grown,
         ) as folder,
+        last_words(folder) as ended,
         account_of(config, agreed, data) as account,
     ):
         if account is not None and account.budget is not None:
             account.budget.require(folder.ledger.rows())
         folder.write_json("started.json", {"party_file": str(config.path)})
-        return live(
+        if short := shortage(descriptors):
+            progress.say(short)
+            folder.log("few-descriptors", limit=descriptors, cure=short)
+        wire = make_wire(config, me)
+        outcome = live(
             agreed=agreed,
             settings=settings_of(config),
             me=me,
             model=own,
             data=data,
             folder=folder,
-            wire=make_wire(config, me),
+            wire=wire,
             progress=progress,
             account=account,
             started=started,
+            routes=wire.routes,
         )
+        return ended(outcome)
 
 
 def own_identity(config: PartyConfig) -> Identity:
@@ -95,23 +106,7 @@ def own_identity(config: PartyConfig) -> Identity:
         UserError: the secret file is missing, open to others, or damaged.
         ConfigError: the agreement holds other public keys under my name.
     """
-    secret = load_secret(config.secret_key)
-    own = {"public_key": secret.curve_public, "signing_key": secret.signing_public}
-    agreed = {"public_key": config.me.public_key, "signing_key": config.me.signing_key}
-    faults = [
-        Fault(
-            str(config.federation_path),
-            f"parties.{config.party}.{key}",
-            agreed[key],
-            f"{config.secret_key} holds the secret of {own[key]}: name the right secret_key in "
-            "party.toml, or agree on this key on both sides",
-        )
-        for key in own
-        if own[key] != agreed[key]
-    ]
-    if faults:
-        raise ConfigError(faults)
-    return Identity(name=config.party, secret=secret)
+    return Identity(name=config.party, secret=own_secret(config))
 
 
 def make_wire(config: PartyConfig, me: Identity) -> ZmqWire:
@@ -157,8 +152,8 @@ def _finished(path: Path, config: PartyConfig) -> Outcome | None:
     except FolderError:
         return None  # all of it is still in the folder: the bundle is written anew
     try:
-        report = json.loads((path / "report.json").read_text())
-    except (OSError, ValueError) as error:
+        report = json.loads((path / "report.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise FolderError(
             f"{path / 'report.json'} cannot be read: {error}",
             "remove it and run again: it is written anew from the folder",

@@ -177,7 +177,7 @@ class PrivateLearner(LocalLearner):
 
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
         """The local_only branch, then the noised steps of the federated track."""
-        self._rounds = round
+        self._rounds, self._step = round, step
         with self._turn:
             baseline = self._train_baseline(round)
             result = self._federated.train_round(round, step)
@@ -274,6 +274,7 @@ class UpdateLearner(LocalLearner):
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
         """Both branches; then the noised update that may leave. Training that diverges is
         undone and counts as no update: to stop would tell something about the data."""
+        self._step = step
         base = shared_tensors(self.model, self.split)
         tensors, facts = self._own.state()
         with self._turn:

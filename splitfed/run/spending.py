@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from splitfed.errors import BudgetExceeded
@@ -35,6 +35,7 @@ class Account:
     party: str
     budget: Budget | None = None
     limit: Limit | None = None
+    _spent: list[float] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def public_steps(self) -> bool:
@@ -61,7 +62,7 @@ class Account:
 
         def allowed(debits: tuple[Debit, ...]) -> None:
             if self.limit is not None:
-                self._check(spends_of(debits[:-1]), row.round, row.kind)
+                self._spent[:] = [self._check(spends_of(debits[:-1]), row.round, row.kind)]
 
         cost = self._cost(row.kind)
         self.budget.spend(
@@ -85,6 +86,17 @@ class Account:
         """ε of releases of these kinds together, at the agreement's δ."""
         return released_epsilon(self.mechanism, kinds)
 
+    @property
+    def standing(self) -> dict[str, Any] | None:
+        """What the last look at the budget found, so that asking costs nothing."""
+        if self.budget is None or self.limit is None:
+            return None
+        return {
+            "data_id": self.budget.data_id,
+            "spent_epsilon": self._spent[-1] if self._spent else None,
+            "budget_epsilon": self.limit.epsilon,
+        }
+
     def row(self) -> dict[str, Any] | None:
         """What report.json says of the data set's account; None without one."""
         if self.budget is None:
@@ -99,11 +111,13 @@ class Account:
             return self.mechanism.spend(1)
         return self.mechanism.fusion or replace(self.mechanism.spend(1), steps=0)
 
-    def _check(self, before: list[Spend], round: int, kind: str) -> None:
+    def _check(self, before: list[Spend], round: int, kind: str) -> float:
+        """What all releases and this one cost together; what they cost is noted."""
         assert self.limit is not None
         assert self.budget is not None
         spent = epsilon(before, self.limit.delta)
         then = epsilon([*before, self._cost(kind)], self.limit.delta)
+        self._spent[:] = [spent]
         if then > self.limit.epsilon:
             what, this = f"round {round}", "this round"
             if kind != UPDATE:
@@ -116,6 +130,7 @@ class Account:
                 f"the model so far is kept; raise [data] budget_epsilon in party.toml if your "
                 f"institution allows it (the account is in {self.budget.path}), or stop here",
             )
+        return then
 
 
 def released_epsilon(mechanism: Mechanism, kinds: Sequence[str]) -> float:

@@ -24,6 +24,7 @@ from splitfed.config import digest_of
 from splitfed.data import Preprocessing
 from splitfed.errors import Defect, FolderError, ModelError, UserError
 from splitfed.models import initialise
+from splitfed.reading import read_plain
 from splitfed.serve.facts import (
     FACTS,
     KEPT,
@@ -35,10 +36,11 @@ from splitfed.serve.facts import (
     Facts,
     decode,
 )
+from splitfed.serve.trust import is_own
 from splitfed.sharing import load_tensors, split_model
 from splitfed.store import RunFolder
-from splitfed.store.checkpoints import file_digest, load
-from splitfed.tensors import Tensors, all_finite, describe
+from splitfed.store.checkpoints import Specs, file_digest, load, specs_of
+from splitfed.tensors import Tensors, all_finite
 from splitfed.types import TensorSpec
 
 DAMAGED = "restore it from a backup, or " + RUN_AGAIN
@@ -102,12 +104,19 @@ def write_bundle(
         (folder.path / MEMBERS_FILE).unlink(missing_ok=True)
 
 
-def read_bundle(path: Path | str) -> Bundle:
+def read_bundle(path: Path | str, code: Path | str | None = None) -> Bundle:
     """Read and check the bundle in a run folder, and build its models.
 
-    Building runs the code that ``factory`` names, of installed packages or of the folder
-    ``code``: read bundles of people whose code you would run. Before that, every file has
-    been compared with its digest. Nothing is unpickled and nothing is sent.
+    Building runs the code that ``factory`` names, of packages that are installed here or of the
+    folder ``code``; a bundle brings no code of its own. Before that, every file has been compared
+    with its digest, and no tensor is read that the models do not have. Nothing is unpickled and
+    nothing is sent.
+
+    Args:
+        path: the run folder.
+        code: where factories are searched besides installed packages. Without it, the folder
+            that the bundle names serves where the run folder lies right below it, as a run of
+            one's own does; see :func:`splitfed.serve.trust.is_own`.
 
     Raises:
         FolderError: a file is missing, unreadable, too large, damaged, of another schema, or
@@ -118,14 +127,10 @@ def read_bundle(path: Path | str) -> Bundle:
     text = _read_facts(path)
     facts = decode(path / FACTS, text)
     _check_facts(path, text)
-    kept = _read_tensors(path, KEPT_FILE, facts)
-    stored: dict[str, Tensors] = {}
-    if MEMBERS_FILE in facts.digests:
-        for name, tensor in _read_tensors(path, MEMBERS_FILE, facts).items():
-            member, slash, rest = name.partition("/")
-            if not slash:
-                raise FolderError(f"{path / MEMBERS_FILE}: tensor {name} has no member", DAMAGED)
-            stored.setdefault(member, {})[rest] = tensor
+    for name in (KEPT_FILE, MEMBERS_FILE):
+        if name in facts.digests:
+            _check_digest(path, name, facts)
+    stored = _stored(path, facts)
     misfit = _misfit(facts, stored)
     if misfit:
         raise FolderError(f"{path / FACTS}: {misfit}", DAMAGED)
@@ -139,9 +144,12 @@ def read_bundle(path: Path | str) -> Bundle:
         )
     except UserError as error:
         raise FolderError(f"{path / FACTS}: {error.message}", RUN_AGAIN) from None
-    modules = {KEPT: _module(path, facts, KEPT, kept)} | {
-        name: _module(path, facts, name, tensors) for name, tensors in stored.items()
+    where = None if code is None else Path(code)
+    modules = {
+        name: _module(path, facts, name, specs, where)
+        for name, specs in ({KEPT: _specs(path / KEPT_FILE)} | stored).items()
     }
+    _fill(path, modules)
     return Bundle(
         path=path,
         facts=facts,
@@ -207,9 +215,7 @@ def check_files(path: Path | str) -> None:
 def _read_facts(path: Path) -> bytes:
     file = path / FACTS
     try:
-        if file.stat().st_size > LARGEST:
-            raise FolderError(f"{file} is larger than {LARGEST >> 20} MiB", DAMAGED)
-        return file.read_bytes()
+        return read_plain(file, LARGEST)
     except OSError as error:
         runs = sorted(file.parent.glob("runs/*/model.json"))
         near = f"; did you mean {runs[0].parent}?" if runs else ", such as runs/hospital-a"
@@ -227,9 +233,12 @@ def facts_digest(body: Mapping[str, Any]) -> str:
 
 def _check_facts(path: Path, text: bytes) -> None:
     """A class name or a mean that was changed would give wrong answers without a word."""
-    body = json.loads(text)
-    said = body.pop("digest", None)
-    if said != facts_digest(body):
+    try:
+        body = json.loads(text)
+        sound = body.pop("digest", None) == facts_digest(body)
+    except (ValueError, RecursionError):  # in a key that nothing reads
+        sound = False
+    if not sound:
         raise FolderError(
             f"{path / FACTS} is damaged or was changed: its values do not have the digest that "
             "stands in it",
@@ -251,39 +260,70 @@ def _check_digest(path: Path, name: str, facts: Facts) -> Path:
     return file
 
 
-def _read_tensors(path: Path, name: str, facts: Facts) -> Tensors:
-    file = _check_digest(path, name, facts)
+def _specs(file: Path) -> Specs:
+    """Names, shapes and types of a file's tensors, of which none is read yet."""
     try:
-        tensors, _ = load(file)
+        return specs_of(file)
     except (SafetensorError, ValueError) as error:
         raise FolderError(f"{file} is no safetensors file: {error}", DAMAGED) from None
-    unfit = all_finite(tensors)
-    if unfit is not None and name == KEPT_FILE:
-        raise FolderError(f"{file}: tensor {unfit} holds NaN or infinity", RUN_AGAIN)
-    return tensors
 
 
-def _module(path: Path, facts: Facts, member: str, tensors: Tensors) -> nn.Module:
-    """The member with its values, in evaluation mode."""
+def _stored(path: Path, facts: Facts) -> dict[str, Specs]:
+    """The same of the members beside the kept one, each without its prefix."""
+    stored: dict[str, Specs] = {}
+    file = path / MEMBERS_FILE
+    for name, spec in (_specs(file) if MEMBERS_FILE in facts.digests else {}).items():
+        member, slash, rest = name.partition("/")
+        if not slash:
+            raise FolderError(f"{file}: tensor {name} has no member", DAMAGED)
+        stored.setdefault(member, {})[rest] = TensorSpec(rest, spec.shape, spec.dtype)
+    return stored
+
+
+def _fill(path: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Give the modules their values. They have been compared with the files: no more is read
+    into memory than the models hold."""
+    kept, _ = load(path / KEPT_FILE)
+    unfit = all_finite(kept)
+    if unfit is not None:
+        raise FolderError(f"{path / KEPT_FILE}: tensor {unfit} holds NaN or infinity", RUN_AGAIN)
+    values: dict[str, Tensors] = {KEPT: kept}
+    if len(modules) > 1:
+        for name, tensor in load(path / MEMBERS_FILE)[0].items():
+            member, _, rest = name.partition("/")
+            values.setdefault(member, {})[rest] = tensor
+    for name, module in modules.items():
+        load_tensors(module, values[name])
+        module.requires_grad_(False).eval()
+
+
+def _module(path: Path, facts: Facts, member: str, found: Specs, code: Path | None) -> nn.Module:
+    """The member as its recipe builds it, which must have exactly the tensors of the file."""
     recipe = facts.recipe(member)
-    code = None if facts.code is None else Path(facts.code)
+    named = None if facts.code is None else Path(facts.code)
+    if code is None and named is not None and is_own(path, named):
+        code = named
     try:
         module = initialise(recipe.factory, recipe.arguments, facts.seed, folder=code)
         specs = split_model(module, "*").shared  # all of them, tied aliases left out
     except UserError as error:
-        raise ModelError(f"{path / FACTS}: {error.message}", error.cure) from None
+        cure = error.cure
+        if code is None and named is not None:
+            cure += (
+                f"; {named}, where the bundle says that its code lies, was not searched: if you "
+                "trust the code there, give the folder with --code"
+            )
+        raise ModelError(f"{path / FACTS}: {error.message}", cure) from None
     file = path / (KEPT_FILE if member == KEPT else MEMBERS_FILE)
-    prefix = "" if member == KEPT else f"{member}/"
-    _compare(file, prefix, recipe.factory, specs, tensors)
-    load_tensors(module, tensors)
-    return module.requires_grad_(False).eval()
+    _compare(file, "" if member == KEPT else f"{member}/", recipe.factory, specs, found)
+    return module
 
 
 def _compare(
-    file: Path, prefix: str, factory: str, specs: tuple[TensorSpec, ...], tensors: Tensors
+    file: Path, prefix: str, factory: str, specs: tuple[TensorSpec, ...], read: Specs
 ) -> None:
     cure = "use the model's code and arguments that the run had, or " + RUN_AGAIN
-    found = {spec.name: spec for spec in describe(tensors)}
+    found = dict(read)
     for spec in specs:
         have = found.pop(spec.name, None)
         if have is None:

@@ -117,6 +117,9 @@ class Facts(msgspec.Struct, kw_only=True, frozen=True):
             raise ValueError(f"kept = {self.kept!r} is none of models")
         if KEPT_FILE not in self.digests:
             raise ValueError(f"digests: {KEPT_FILE} is missing")
+        for name in self.digests:
+            if name not in (KEPT_FILE, MEMBERS_FILE):
+                raise ValueError(f"digests: {name!r} is no file of a bundle")
         if self.code is not None and not Path(self.code).is_absolute():
             raise ValueError(f"code = {self.code!r} is no absolute folder")
         numbers = (*self.preprocessing.mean, *self.preprocessing.std)

@@ -21,6 +21,7 @@ from splitfed.data import ImageSet
 from splitfed.data.arrays import fit_images
 from splitfed.data.folder import decode
 from splitfed.data.images import image_set
+from splitfed.data.npy import read_npy
 from splitfed.data.preprocessing import MODES, Fitting, Pixels
 from splitfed.data.samples import channels_last
 from splitfed.errors import DataError
@@ -209,16 +210,13 @@ class _Telling(Fitting):
 
 def _npy(path: Path) -> Array:
     try:
-        with path.open("rb") as file:
-            values: Any = np.load(file, allow_pickle=False)
+        return read_npy(path)
     except OSError as problem:
         raise DataError(
             f"{path}: cannot be read: {problem.strerror or problem}", "check the path"
         ) from None
-    except Exception as problem:  # damaged headers fail in many ways
+    except ValueError as problem:
         raise DataError(
-            f"{path}: not a npy file: {problem}", "write it with numpy.save, without objects"
+            f"{path}: not a npy file of plain numbers: {problem}",
+            "write it with numpy.save, without objects",
         ) from None
-    if not isinstance(values, np.ndarray):
-        raise DataError(f"{path}: not a npy file", "write it with numpy.save")
-    return values

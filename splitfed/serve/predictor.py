@@ -236,16 +236,18 @@ class Predictor:
         return False, ""
 
 
-def load(path: Path | str) -> Predictor:
+def load(path: Path | str, code: Path | str | None = None) -> Predictor:
     """Load the finished model in a run folder, ready to predict; also ``splitfed.load``.
 
-    Building the model runs the code that its ``factory`` names; see
-    :func:`~splitfed.serve.read_bundle`.
+    Building the model runs the code that its ``factory`` names, from this machine and never
+    from the bundle; see :func:`~splitfed.serve.read_bundle`.
 
     Args:
         path: the run folder, such as ``runs/hospital-a``.
+        code: folder of code that is searched besides installed packages, for a bundle that does
+            not lie in the folder of its party.
 
     Raises:
         FolderError, ModelError: the bundle is missing, damaged, or its model cannot be built.
     """
-    return Predictor(read_bundle(path))
+    return Predictor(read_bundle(path, code))

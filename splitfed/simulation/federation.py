@@ -47,6 +47,7 @@ from splitfed.run.fusing import AgreedFusion, Recipe
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
 from splitfed.run.spending import Account
+from splitfed.run.words import last_words
 from splitfed.sharing.algorithms import algorithm_split
 from splitfed.simulation.crew import Crew
 from splitfed.simulation.given import Images, images_of, optional, unlabelled
@@ -339,10 +340,13 @@ class Federation:
 
         def one(party: Party) -> Outcome:
             path = out / party.name
-            with RunFolder.open(
-                path, party=party.name, contract=agreed.terms.contract, document=agreed.document
-            ) as folder:
-                return live(
+            with (
+                RunFolder.open(
+                    path, party=party.name, contract=agreed.terms.contract, document=agreed.document
+                ) as folder,
+                last_words(folder) as ended,
+            ):
+                outcome = live(
                     agreed=agreed,
                     settings=Settings(
                         training=party.training or self.training,
@@ -364,6 +368,7 @@ class Federation:
                     turn=turn,
                     on_link=crew.join,
                 )
+                return ended(outcome)
 
         return crew.run({party.name: partial(one, party) for party in parties})
 

@@ -22,6 +22,7 @@ from splitfed.store.rows import (
     LedgerEntry,
     ReleaseRow,
     VoteRow,
+    Witnessed,
     release_id,
 )
 from splitfed.store.view import FolderView
@@ -43,6 +44,7 @@ __all__ = [
     "ReleaseRow",
     "RunFolder",
     "VoteRow",
+    "Witnessed",
     "release_id",
     "write_atomic",
 ]

@@ -19,12 +19,15 @@ from typing import BinaryIO
 import msgspec
 
 from splitfed.errors import Defect, LedgerTampered
+from splitfed.reading import open_plain
 from splitfed.store.durable import Bytes, Disk, publish, storage_errors
 from splitfed.types import Manifest
 
 _MARK = b"SFBLOB1\n"
 _LENGTH = struct.Struct("<I")
 _NAME = re.compile(r"[0-9a-f]{64}")
+LARGEST, LARGEST_MANIFEST, LARGEST_CHUNK = 256 << 30, 64 << 20, 64 << 20
+"""Bytes of a file, of the manifest in it, and of one chunk, which is held in memory."""
 
 
 class BlobReader:
@@ -102,7 +105,7 @@ class BlobReader:
         path = self._path(root)
         with storage_errors(path):
             try:
-                file = path.open("rb")
+                file = open_plain(path, LARGEST)
             except FileNotFoundError:
                 return None
             try:
@@ -111,8 +114,8 @@ class BlobReader:
                 if len(start) < len(_MARK) + _LENGTH.size or not start.startswith(_MARK):
                     raise self._tampered(root, "it does not begin as splitfed's files do")
                 (length,) = _LENGTH.unpack(start[len(_MARK) :])
-                if length > size:
-                    raise self._tampered(root, "its manifest is longer than the file")
+                if length > min(size, LARGEST_MANIFEST):
+                    raise self._tampered(root, "its manifest is longer than the file or than any")
                 manifest = self._decode(root, file.read(length))
                 if size - len(start) - length != manifest.total:
                     raise self._tampered(
@@ -128,10 +131,12 @@ class BlobReader:
     def _decode(self, root: bytes, body: bytes) -> Manifest:
         try:
             manifest = msgspec.msgpack.decode(body, type=Manifest)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             raise self._tampered(root, f"its manifest cannot be read: {error}") from error
         if manifest.root != root or _root(manifest) != root:
             raise self._tampered(root, "its manifest has another root")
+        if not 0 < manifest.chunk_size <= LARGEST_CHUNK:
+            raise self._tampered(root, f"it has chunks of {manifest.chunk_size} bytes")
         return manifest
 
     def _chunks(self, root: bytes, manifest: Manifest, file: BinaryIO) -> Iterator[bytes]:

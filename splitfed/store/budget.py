@@ -114,6 +114,18 @@ class Budget:
             accounts = Accounts(database)
             return _debits(accounts.entries(), data_id) if accounts.exist else ()
 
+    @staticmethod
+    def read_all(path: Path) -> tuple[Debit, ...]:
+        """The debits of all accounts, looked at without making anything; see :meth:`read`.
+
+        Raises:
+            LedgerTampered, FolderError: as :meth:`open` does.
+        """
+        with closing(Database(path, Disk(), BUDGET_SCHEMA, read_only=True)) as database:
+            accounts = Accounts(database)
+            entries = accounts.entries() if accounts.exist else ()
+        return tuple(entry.debit for entry in entries if entry.debit is not None)
+
     def debits(self) -> tuple[Debit, ...]:
         """Every debit of this account, in order."""
         return _debits(self._accounts.entries(), self.data_id)

@@ -8,6 +8,7 @@ pickle and no ``torch.load``: a changed checkpoint can be wrong, but it cannot r
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,28 @@ from typing import TYPE_CHECKING, Any
 import blake3
 
 from splitfed.errors import Defect
+from splitfed.reading import open_plain
 from splitfed.store.durable import Bytes, Disk, publish, storage_errors
-from splitfed.types import ITEM_BYTES
+from splitfed.types import ITEM_BYTES, TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
 _META = "splitfed"
 _READ = 1 << 20
+LARGEST = 256 << 30
+"""Bytes of a file of tensors."""
+
+LARGEST_HEADER = 16 << 20
+"""Bytes of the header of a file that may come from elsewhere."""
+
 _CODES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
+_KINDS = {code: kind for kind, code in _CODES.items()}
+Specs = dict[str, TensorSpec]
+"""Tensors by name, without their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +55,17 @@ class Checkpoint:
     round: int
     tensors: dict[str, torch.Tensor]
     meta: dict[str, Any]
+
+
+NAME = re.compile(r"[0-9]{6,}\.safetensors")
+"""What :func:`file_name` gives: never a path."""
+
+
+def no_such_file() -> tuple[type[Exception], ...]:
+    """What :func:`load` raises for a file of another form."""
+    from safetensors import SafetensorError
+
+    return (SafetensorError, ValueError, RecursionError)
 
 
 def file_name(number: int) -> str:
@@ -83,12 +105,38 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
         return {name: file.get_tensor(name).clone() for name in file.keys()}, meta  # noqa: SIM118
 
 
+def specs_of(path: Path) -> Specs:
+    """Name, shape and dtype of every tensor of a file; their values are not read.
+
+    Raises:
+        safetensors.SafetensorError, ValueError: the file is no such file, or its header is
+            larger than :data:`LARGEST_HEADER`.
+        FolderError: it cannot be read.
+    """
+    from safetensors import safe_open
+
+    found: Specs = {}
+    with storage_errors(path):
+        with path.open("rb") as start:
+            length = int.from_bytes(start.read(8), "little")
+        if length > LARGEST_HEADER:
+            raise ValueError(f"its header takes {length} bytes, more than {LARGEST_HEADER}")
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                kind, shape = part.get_dtype(), part.get_shape()
+                if kind not in _KINDS:
+                    raise ValueError(f"tensor {name} is of type {kind}")
+                found[name] = TensorSpec(name, tuple(shape), _KINDS[kind])
+    return found
+
+
 def file_digest(path: Path) -> bytes | None:
     """BLAKE3 of a file, read piece by piece, or None if there is none."""
     hasher = blake3.blake3()
     with storage_errors(path):
         try:
-            with path.open("rb", buffering=0) as file:
+            with open_plain(path, LARGEST) as file:
                 while piece := file.read(_READ):
                     hasher.update(piece)
         except FileNotFoundError:

@@ -19,6 +19,8 @@ from splitfed.store.durable import Disk, storage_errors
 
 NAME = "ledger.sqlite"
 _RETRY = 0.01  # seconds
+LARGEST_VALUE = 64 << 20
+"""Bytes of one row."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Schema:
     """What a kind of file holds.
 
     Attributes:
-        version: the format this splitfed writes, from 1; files of a later one are refused.
+        version: the format this splitfed writes, from 1; files of any other are refused.
         tables: the statements that make its tables.
         cure: what helps when the file is damaged.
         wait: seconds to wait for another process's transaction.
@@ -44,10 +46,15 @@ _LEDGER_TABLES = (
         number INTEGER PRIMARY KEY, time REAL NOT NULL, release BLOB NOT NULL UNIQUE,
         round INTEGER NOT NULL, kind TEXT NOT NULL, tensors TEXT NOT NULL, root BLOB NOT NULL,
         bytes INTEGER NOT NULL, epsilon REAL, previous BLOB NOT NULL, head BLOB NOT NULL,
-        signature BLOB)""",
+        signature BLOB NOT NULL)""",
     """CREATE TABLE receipts (
-        number INTEGER NOT NULL, peer TEXT NOT NULL, counter_signature BLOB,
+        number INTEGER NOT NULL, peer TEXT NOT NULL, counter_signature BLOB NOT NULL,
         PRIMARY KEY (number, peer)) WITHOUT ROWID""",
+    """CREATE TABLE witnessed (
+        party TEXT NOT NULL, number INTEGER NOT NULL, run BLOB NOT NULL, head BLOB NOT NULL,
+        root BLOB NOT NULL, round INTEGER NOT NULL, kind TEXT NOT NULL,
+        signature BLOB NOT NULL, counter_signature BLOB,
+        PRIMARY KEY (party, number)) WITHOUT ROWID""",
     """CREATE TABLE inputs (
         round INTEGER NOT NULL, party TEXT NOT NULL, offer BLOB NOT NULL, root BLOB NOT NULL,
         reason TEXT NOT NULL, PRIMARY KEY (round, party))""",
@@ -65,7 +72,7 @@ _LEDGER_TABLES = (
         digest BLOB NOT NULL)""",
 )
 LEDGER = Schema(
-    version=1,
+    version=2,
     tables=_LEDGER_TABLES,
     cure="restore the run folder from a backup, or begin anew with another --out folder",
     wait=5.0,
@@ -183,10 +190,17 @@ class Database:
             raise Defect("an action was to follow a transaction, and none is open")
         self._afterwards.append(action)
 
-    def meta(self, key: str) -> Any | None:
-        """A value stored by :meth:`set_meta`, or None."""
+    def meta(self, key: str, kind: Any = Any) -> Any | None:
+        """A value stored by :meth:`set_meta`, as ``kind``, or None."""
         row = self.row("SELECT value FROM meta WHERE key = ?", key)
-        return None if row is None else msgspec.msgpack.decode(row[0])
+        try:
+            return None if row is None else msgspec.msgpack.decode(row[0], type=kind)
+        except (msgspec.MsgspecError, TypeError, RecursionError) as error:
+            raise self.damaged(f"meta {key!r}: {error}") from None
+
+    def damaged(self, what: str) -> FolderError:
+        """The error for a value that splitfed never wrote."""
+        return FolderError(f"{self.path} is damaged: {what}", self._schema.cure)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Store a msgpack value under ``key`` inside an open transaction."""
@@ -215,6 +229,11 @@ class Database:
         if not self._read_only:
             self._begin_log()
             run("PRAGMA synchronous = FULL")
+        # The file may be somebody else's: its schema may call nothing, and no value is larger
+        # than any that splitfed writes.
+        run("PRAGMA trusted_schema = OFF")
+        run("PRAGMA cell_size_check = ON")
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
         version, known = run("PRAGMA user_version").fetchone()[0], self._schema.version
         if version > known:
             raise FolderError(
@@ -222,6 +241,26 @@ class Database:
                 f"this one knows {known})",
                 "install the newer splitfed",
             )
+        if 0 < version < known:
+            raise FolderError(
+                f"{self.path} was written by an older splitfed (format {version}, this one "
+                f"writes {known}, in which every entry is signed)",
+                "read it or finish it with the splitfed that wrote it, or begin anew with "
+                "another --out folder",
+            )
+
+        if version:
+            self._refuse_other_tables()
+
+    def _refuse_other_tables(self) -> None:
+        """A view, a trigger or a computed column would answer and act in a table's place."""
+        rows = self._connection.execute("SELECT type, name, sql FROM sqlite_schema").fetchall()
+        own = set(self._schema.tables)
+        for kind, name, text in rows:
+            if text is not None and text not in own:
+                raise self.damaged(f"it holds a {kind} {name!r} that splitfed never makes")
+        if len([text for _, _, text in rows if text is not None]) != len(own):
+            raise self.damaged("a table is missing")
 
     def _begin_log(self) -> None:
         """Switch to WAL. Where two processes make one file, SQLite does not wait by itself."""
@@ -241,6 +280,8 @@ class Database:
         with storage_errors(self.path):
             try:
                 yield
+            except UnicodeDecodeError as error:  # SQLite quotes damaged bytes in its own message
+                raise self.damaged(f"its text cannot be read: {error}") from error
             except sqlite3.DatabaseError as error:
                 if _says(error, sqlite3.SQLITE_BUSY):
                     raise FolderError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 class RunFolder(RoundRecords):
     """A run folder held by this process: everything durable that one party does.
 
-    Made by :meth:`open`. Every method but :meth:`log` belongs to the thread that opened it.
+    Made by :meth:`open`. Every method but :meth:`log` and :meth:`set_status` belongs to the
+    thread that opened it.
     Each change is durable when its method returns, or, inside :meth:`batch`, when the batch
     ends; a crash leaves the state before or after it. Repeating a change is harmless.
 
@@ -162,11 +162,16 @@ class RunFolder(RoundRecords):
                 "folders on every side",
             )
 
-    def adopt_contract(self, contract: bytes, document: str = "") -> None:
-        """Follow this agreement durably from now on; call it once every peer has it too."""
-        if contract != self.contract:
-            with self._database.transaction():
+    def adopt_contract(self, contract: bytes, document: str = "", roster: str = "") -> None:
+        """Follow this agreement and these public keys (``roster``, JSON text) durably from now
+        on; call it once every peer has them too."""
+        if contract == self.contract and roster in ("", *self.rosters[-1:]):
+            return
+        with self._database.transaction():
+            if contract != self.contract:
                 self._database.set_meta("contracts", [*self.contracts, (contract, document)])
+            if roster not in ("", *self.rosters[-1:]):
+                self._database.set_meta("rosters", [*self.rosters, roster])
 
     # --- the rest ----------------------------------------------------------------------
 
@@ -175,8 +180,9 @@ class RunFolder(RoundRecords):
         self._log.write(event, fields)
 
     def set_status(self, status: Mapping[str, Any]) -> None:
-        """Replace ``status.json``; adds this process's id as ``pid``."""
-        write_status(self.path, {**status, "pid": os.getpid()})
+        """Replace ``status.json``; adds ``pid``, ``updated_at`` and ``monotonic_s``. Any thread
+        may call it, and it never raises."""
+        write_status(self.path, dict(status))
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file in the folder durably, whole or not at all, indented.

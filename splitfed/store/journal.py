@@ -16,8 +16,11 @@ from typing import Any
 
 import msgspec
 
+from splitfed.reading import read_plain
+
 LOG = "log.jsonl"
 STATUS = "status.json"
+_LARGEST = 1 << 20  # bytes of a status that are read
 
 
 class Log:
@@ -60,11 +63,18 @@ class Log:
 
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:
-    """Replace ``status.json``: a reader sees the old one or the new one, never a mixture."""
+    """Replace ``status.json``, with the time and this process's id: a reader sees the old one
+    or the new one, never a mixture."""
     path = folder / STATUS
     temporary = path.with_name(f".{STATUS}.{threading.get_ident()}.tmp")
+    stamp = {
+        "pid": os.getpid(),
+        "updated_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        # The wall clock may be set meanwhile; this one tells how old the file is all the same.
+        "monotonic_s": round(time.monotonic(), 3),
+    }
     try:
-        temporary.write_bytes(to_json(status))
+        temporary.write_bytes(to_json({**status, **stamp}))
         temporary.replace(path)
     except OSError:
         return
@@ -73,8 +83,8 @@ def write_status(folder: Path, status: dict[str, Any]) -> None:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """What the run last said about itself, or None if nothing can be read."""
     try:
-        status = msgspec.json.decode((folder / STATUS).read_bytes())
-    except (OSError, msgspec.MsgspecError):
+        status = msgspec.json.decode(read_plain(folder / STATUS, _LARGEST))
+    except (OSError, msgspec.MsgspecError, RecursionError, UnicodeError):
         return None  # after a power loss the unsynced file may be empty
     return status if isinstance(status, dict) else None
 

@@ -5,6 +5,10 @@ fields), and the head before row 1 is made of the folder's id and the party's na
 ledger cannot be moved into another folder. Whoever changes, removes, inserts or swaps a row
 breaks the chain at that row. Whoever cuts off the last rows must also change the stored
 head; that shows when a peer names a later head than the folder has.
+
+Each row bears the party's signature and the counter-signatures of the peers that hold its
+payload (:mod:`splitfed.entries`). Whoever makes the whole chain anew therefore needs the
+party's key, and then still differs from what the peers signed and keep.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ from splitfed.store.rows import LedgerEntry, ReleaseRow
 from splitfed.types import TensorSpec
 
 _DOMAIN = b"splitfed ledger v1\0"
+Sign = Callable[[int, bytes], bytes]
+"""``sign(number, head)``: the party's signature of a new row in this place, 64 bytes."""
+
 _COLUMNS = (
     "number, time, release, round, kind, tensors, root, bytes, epsilon, previous, head, signature"
 )
@@ -61,10 +68,10 @@ class Ledger:
         self._start = start
         self._clock = clock
 
-    def append(self, row: ReleaseRow) -> bytes:
-        """Record a release durably and return the head with it; send only afterwards.
+    def append(self, row: ReleaseRow, sign: Sign) -> LedgerEntry:
+        """Record a release durably, signed; send only afterwards.
 
-        Appending the same release again changes nothing and returns its head.
+        Appending the same release again changes nothing and returns what is recorded.
 
         Raises:
             Defect: a release of this name is recorded with other fields: its stored bytes
@@ -80,21 +87,25 @@ class Ledger:
                         f"round {row.round}: the {row.kind} with root {row.root.hex()} was to be "
                         f"recorded, but root {found.row.root.hex()} already is"
                     )
-                return found.head
+                return found
             number, previous = self._count() + 1, self.head()
             now = float(self._clock())
             head = chain(previous, number, now, row)
+            signature = sign(number, head)
             self._database.write(
-                f"INSERT INTO ledger ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL)",
+                f"INSERT INTO ledger ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                 number, now, row.release, row.round, row.kind,
                 msgspec.json.encode(row.tensors).decode(), row.root, row.size, row.epsilon,
-                previous, head,
+                previous, head, signature,
             )  # fmt: skip
             self._database.set_meta("ledger", (number, head))
-        return head
+        return LedgerEntry(
+            number=number, time=now, row=row, previous=previous, head=head, signature=signature
+        )
 
-    def acknowledge(self, release: bytes, peer: str) -> None:
-        """Note durably that ``peer`` holds the payload of ``release``; idempotent.
+    def acknowledge(self, release: bytes, peer: str, counter_signature: bytes) -> None:
+        """Note durably that ``peer`` holds the payload of ``release``; the first
+        counter-signature of a peer stays. The caller has verified it.
 
         Raises:
             Defect: no such release.
@@ -105,13 +116,20 @@ class Ledger:
         if peer not in found.acknowledged:
             with self._database.transaction():
                 self._database.write(
-                    "INSERT INTO receipts (number, peer) VALUES (?, ?)", found.number, peer
+                    "INSERT INTO receipts VALUES (?, ?, ?)", found.number, peer, counter_signature
                 )
 
     def find(self, release: bytes) -> LedgerEntry | None:
         """The row of this release, or None: then nothing of it has left."""
-        found = self._database.row(f"SELECT {_COLUMNS} FROM ledger WHERE release = ?", release)
-        return None if found is None else self._entry(found)
+        return self._one("release", release)
+
+    def at(self, number: int) -> LedgerEntry | None:
+        """The row in this place, or None."""
+        return self._one("number", number)
+
+    def last(self) -> LedgerEntry | None:
+        """The newest row, or None while nothing has left."""
+        return self.at(len(self))
 
     def rows(self) -> tuple[LedgerEntry, ...]:
         """Every row in order.
@@ -128,7 +146,7 @@ class Ledger:
 
     def head(self) -> bytes:
         """The head of the whole chain, 32 bytes."""
-        stored = self._database.meta("ledger")
+        stored = self._database.meta("ledger", tuple[int, bytes])
         return self._start if stored is None else bytes(stored[1])
 
     def verify(self) -> int:
@@ -142,11 +160,10 @@ class Ledger:
         for entry in self.rows():
             if entry.number != expected:
                 raise _tampered(f"row {expected} is missing before row {entry.number}")
-            name = f"row {entry.number} (round {entry.row.round}, {entry.row.kind})"
             if entry.previous != head:
-                raise _tampered(f"{name} does not follow row {expected - 1}: it was put there")
+                raise _tampered(f"{entry} does not follow row {expected - 1}: it was put there")
             if chain(head, entry.number, entry.time, entry.row) != entry.head:
-                raise _tampered(f"{name} was changed after it was written")
+                raise _tampered(f"{entry} was changed after it was written")
             head, expected = entry.head, expected + 1
         count = self._count()
         if expected <= count:
@@ -158,21 +175,25 @@ class Ledger:
         return count
 
     def _count(self) -> int:
-        stored = self._database.meta("ledger")
+        stored = self._database.meta("ledger", tuple[int, bytes])
         return 0 if stored is None else int(stored[0])
+
+    def _one(self, column: str, value: Any) -> LedgerEntry | None:
+        found = self._database.row(f"SELECT {_COLUMNS} FROM ledger WHERE {column} = ?", value)
+        return None if found is None else self._entry(found)
 
     def _entry(self, columns: Any) -> LedgerEntry:
         number, when, release, round, kind, tensors, root, size, epsilon, previous, head, sign = (
             columns
         )
-        peers = self._database.rows(
-            "SELECT peer FROM receipts WHERE number = ? ORDER BY peer", number
+        receipts = self._database.rows(
+            "SELECT peer, counter_signature FROM receipts WHERE number = ? ORDER BY peer", number
         )
         try:
             return msgspec.convert(
                 {
                     "number": number, "time": when, "previous": previous, "head": head,
-                    "acknowledged": tuple(peer for (peer,) in peers), "signature": sign,
+                    "signature": sign, "receipts": receipts,
                     "row": {
                         "release": release, "round": round, "kind": kind, "root": root,
                         "size": size, "epsilon": epsilon,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+from splitfed.entries import Entry
 from splitfed.errors import Defect
 from splitfed.store import checkpoints
 from splitfed.store.blobs import BlobStore
@@ -15,7 +16,8 @@ from splitfed.store.database import Database
 from splitfed.store.durable import Bytes, Disk, storage_errors
 from splitfed.store.journal import to_json
 from splitfed.store.layout import CHECKPOINTS, INBOX, INBOX_CURE, OUTBOX, OUTBOX_CURE
-from splitfed.store.rows import InputRow, Outcome, ReleaseRow, VoteRow
+from splitfed.store.ledger import Sign
+from splitfed.store.rows import InputRow, LedgerEntry, Outcome, ReleaseRow, VoteRow
 from splitfed.store.view import FolderView
 from splitfed.types import Manifest
 
@@ -47,7 +49,8 @@ class RoundRecords(FolderView):
         manifest: Manifest | None = None,
         *,
         debit: Callable[[], None] | None = None,
-    ) -> bytes:
+        sign: Sign,
+    ) -> LedgerEntry:
         """Make one release durable: outbox file, then debit, then ledger row; then send.
 
         Each step is durable before the next begins, and only what this returned for may be
@@ -61,9 +64,10 @@ class RoundRecords(FolderView):
             debit: pays for the release out of the data set's privacy budget, durably and
                 once however often it is called, see :meth:`splitfed.store.Budget.spend`;
                 None: nothing is to be paid.
+            sign: signs the ledger row with the party's key.
 
         Returns:
-            The ledger's new head, 32 bytes.
+            The ledger's new row.
 
         Raises:
             Defect: the row's root is not that of the payload, or the release is recorded
@@ -87,7 +91,7 @@ class RoundRecords(FolderView):
                 self.outbox.put(manifest, payload)
             if debit is not None:
                 debit()
-        return self.ledger.append(row)
+        return self.ledger.append(row, sign)
 
     def save_input(
         self, round: int, party: str, offer: bytes, root: bytes, reason: str = ""
@@ -127,6 +131,33 @@ class RoundRecords(FolderView):
             self.save_evidence(round, party, offer)
             return earlier
 
+    def save_entry(self, entry: Entry, counter_signature: bytes | None) -> None:
+        """Keep an entry of a peer's ledger for ever; saving it again changes nothing.
+
+        Args:
+            entry: its signature was verified, and it follows the entries kept before.
+            counter_signature: mine, where the payload is durable already; None where it was
+                refused unseen.
+
+        Raises:
+            Defect: another entry of this number is kept.
+        """
+        with self._database.transaction():
+            kept = self.witnessed_at(entry.party, entry.number)
+            if kept is not None and not kept.entry.same_as(entry):
+                raise Defect(f"a second entry {entry.number} of the ledger of {entry.party}")
+            if kept is None:
+                self._database.write(
+                    "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    entry.party, entry.number, entry.run, entry.head, entry.root, entry.round,
+                    entry.kind, entry.signature, counter_signature,
+                )  # fmt: skip
+            elif kept.counter_signature is None and counter_signature is not None:
+                self._database.write(
+                    "UPDATE witnessed SET counter_signature = ? WHERE party = ? AND number = ?",
+                    counter_signature, entry.party, entry.number,
+                )  # fmt: skip
+
     def save_vote(
         self, round: int, view: int, party: str, body: bytes, signature: bytes
     ) -> VoteRow | None:
@@ -155,6 +186,20 @@ class RoundRecords(FolderView):
                 raise Defect(f"round {round}, view {view}: a second, different vote of my own")
             self.save_evidence(round, party, body, signature)
             return earlier
+
+    def drop_input(self, round: int, party: str) -> None:
+        """Take a peer's update of an open round back out, and the entry of its ledger that came
+        with it: others had the key that signed both."""
+        with self._database.transaction():
+            for table in ("inputs", "witnessed"):
+                self._database.write(
+                    f"DELETE FROM {table} WHERE round = ? AND party = ?", round, party
+                )
+
+    def drop_votes(self, round: int, party: str) -> None:
+        """Take a peer's votes of an open round back out: others had the key that signed them."""
+        with self._database.transaction():
+            self._database.write("DELETE FROM votes WHERE round = ? AND party = ?", round, party)
 
     def save_evidence(self, round: int, party: str, body: bytes, signature: bytes = b"") -> None:
         """Keep for ever what a party signed against its own earlier word; see :meth:`evidence`."""

@@ -7,6 +7,7 @@ from typing import Literal
 import blake3
 import msgspec
 
+from splitfed.entries import Entry
 from splitfed.types import TensorSpec
 
 Outcome = Literal["agreed", "void", "alone"]
@@ -46,8 +47,9 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
         row: what was released.
         previous: head of the chain before this row, 32 bytes.
         head: head of the chain with this row, 32 bytes.
-        acknowledged: peers that said they hold the payload, in order of name.
-        signature: this party's signature over ``head``, or None.
+        signature: this party's, over :func:`splitfed.entries.entry_message`, 64 bytes.
+        receipts: peers that hold the payload durably, in order of name, each with its
+            counter-signature of this entry.
     """
 
     number: int
@@ -55,8 +57,36 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     row: ReleaseRow
     previous: bytes
     head: bytes
-    acknowledged: tuple[str, ...] = ()
-    signature: bytes | None = None
+    signature: bytes
+    receipts: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def acknowledged(self) -> tuple[str, ...]:
+        """Names of the peers that hold the payload durably."""
+        return tuple(peer for peer, _ in self.receipts)
+
+    def entry(self, run: bytes, party: str) -> Entry:
+        """The row as peers see it: in ``run``, of the ledger of ``party``."""
+        row = self.row
+        return Entry(
+            run, party, self.number, self.head, row.root, row.round, row.kind, self.signature
+        )
+
+    def __str__(self) -> str:
+        return f"row {self.number} (round {self.row.round}, {self.row.kind})"
+
+
+class Witnessed(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a peer's ledger, as its offer showed it.
+
+    Attributes:
+        entry: with the peer's signature, which was verified.
+        counter_signature: mine, made once the payload was durable; None where the offer was
+            refused before a byte of it was pulled.
+    """
+
+    entry: Entry
+    counter_signature: bytes | None
 
 
 class Debit(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
-from splitfed.errors import FolderError
+from splitfed.entries import Entry, Signature
+from splitfed.errors import FolderError, LedgerTampered, NoRunFolder
 from splitfed.store import checkpoints, database
 from splitfed.store.blobs import BlobReader
 from splitfed.store.checkpoints import Checkpoint
@@ -25,12 +27,29 @@ from splitfed.store.layout import (
     INBOX_CURE,
     OUTBOX,
     OUTBOX_CURE,
-    plain_name,
 )
 from splitfed.store.ledger import Ledger, genesis
-from splitfed.store.rows import Closed, Evidence, InputRow, VoteRow
+from splitfed.store.rows import Closed, Evidence, InputRow, VoteRow, Witnessed
 
+_WITNESSED = "run, party, number, head, root, round, kind, signature, counter_signature"
 _logger = logging.getLogger("splitfed.store")
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose folder it is."""
+
+    id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    party: str
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Which run it belongs to, and the folders of its peers."""
+
+    run: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    peers: dict[str, bytes]
+
+
+_Contracts = Annotated[list[tuple[bytes, str]], msgspec.Meta(min_length=1)]
 
 
 class FolderView:
@@ -53,11 +72,11 @@ class FolderView:
     def __init__(self, path: Path, store: Database, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._database = store
-        owner = store.meta("folder")
+        owner = store.meta("folder", Owner)
         if owner is None:
             raise FolderError(f"{store.path} does not say whose it is", ANEW)
-        self.folder_id: bytes = owner["id"]
-        self.party: str = owner["party"]
+        self.folder_id: bytes = owner.id
+        self.party: str = owner.party
         self.ledger = Ledger(store, genesis(self.folder_id, self.party), clock)
         self.outbox = BlobReader(path / OUTBOX, OUTBOX_CURE)
         self.inbox = BlobReader(path / INBOX, INBOX_CURE)
@@ -67,10 +86,11 @@ class FolderView:
         """Open ``path`` for reading.
 
         Raises:
-            FolderError: there is no run folder, or it is damaged.
+            NoRunFolder: there is none, or not yet.
+            FolderError: it is damaged.
         """
         file = path / database.NAME
-        missing = FolderError(
+        missing = NoRunFolder(
             f"{path} is no run folder: it has no {database.NAME}",
             "give the folder of one party, such as runs/hospital-a",
         )
@@ -90,29 +110,37 @@ class FolderView:
     @property
     def boot(self) -> int:
         """How often a run has opened this folder, from 1; grows for ever."""
-        return int(self._database.meta("boot") or 0)
+        return int(self._database.meta("boot", int) or 0)
 
     @property
     def contracts(self) -> tuple[tuple[bytes, str], ...]:
         """Digest and document of every agreement this folder has followed, oldest first."""
-        return tuple((digest, text) for digest, text in self._database.meta("contracts") or ())
+        return tuple(self._database.meta("contracts", _Contracts) or ())
 
     @property
     def contract(self) -> bytes:
         """Digest of the agreement that this folder follows, 32 bytes."""
+        if not self.contracts:
+            raise self._database.damaged("it names no agreement")
         return self.contracts[-1][0]
+
+    @property
+    def rosters(self) -> tuple[str, ...]:
+        """The public keys of all parties as JSON text: every list of them that this folder has
+        followed, oldest first; empty before the first contact."""
+        return tuple(self._database.meta("rosters", list[str]) or ())
 
     @property
     def run(self) -> bytes | None:
         """The name of the federation run, or None before the first contact."""
-        fixed = self._database.meta("run")
-        return None if fixed is None else bytes(fixed["run"])
+        fixed = self._database.meta("run", Run)
+        return None if fixed is None else bytes(fixed.run)
 
     @property
     def peer_folders(self) -> dict[str, bytes]:
         """The folder id of each peer of this run; empty before the first contact."""
-        fixed = self._database.meta("run")
-        return {} if fixed is None else dict(fixed["peers"])
+        fixed = self._database.meta("run", Run)
+        return {} if fixed is None else dict(fixed.peers)
 
     # --- rounds ------------------------------------------------------------------------
 
@@ -137,6 +165,40 @@ class FolderView:
             for view, party, body, signature in rows
         )
 
+    def witnessed(self) -> tuple[Witnessed, ...]:
+        """Every entry of a peer's ledger that its offers showed, by party and number.
+
+        Raises:
+            LedgerTampered: one cannot be read as what it must be.
+        """
+        return self._witnessed("ORDER BY party, number")
+
+    def witnessed_at(self, party: str, number: int) -> Witnessed | None:
+        """That peer's entry of this number, or None."""
+        return next(iter(self._witnessed("WHERE party = ? AND number = ?", party, number)), None)
+
+    def last_witnessed(self, party: str, *, signed: bool = False) -> Witnessed | None:
+        """The newest entry of a peer's ledger that was seen, or None before the first;
+        ``signed``: the newest that this party counter-signed."""
+        which = "AND counter_signature IS NOT NULL " if signed else ""
+        rows = self._witnessed(f"WHERE party = ? {which}ORDER BY number DESC LIMIT 1", party)
+        return next(iter(rows), None)
+
+    def _witnessed(self, which: str, *values: Any) -> tuple[Witnessed, ...]:
+        rows = self._database.rows(f"SELECT {_WITNESSED} FROM witnessed {which}", *values)
+        try:
+            return tuple(
+                Witnessed(
+                    entry=msgspec.convert(row[:-1], Entry),
+                    counter_signature=msgspec.convert(row[-1], Signature | None),
+                )
+                for row in rows
+            )
+        except msgspec.ValidationError as error:
+            raise LedgerTampered(
+                f"an entry of a peer's ledger that {self.path} keeps cannot be read: {error}", ANEW
+            ) from error
+
     def own_vote(self, round: int) -> VoteRow | None:
         """My vote in the highest view of a round, or None."""
         mine = [vote for vote in self.votes(round) if vote.party == self.party]
@@ -154,10 +216,23 @@ class FolderView:
 
     def closed(self) -> Closed | None:
         """The last closed round, or None."""
-        row = self._database.row(
-            "SELECT round, outcome, digest FROM closed ORDER BY round DESC LIMIT 1"
+        return next(iter(self._closed("DESC LIMIT 1")), None)
+
+    def all_closed(self) -> tuple[Closed, ...]:
+        """Every closed round in order."""
+        return self._closed("ASC")
+
+    def _closed(self, order: str) -> tuple[Closed, ...]:
+        rows = self._database.rows(
+            f"SELECT round, outcome, digest FROM closed ORDER BY round {order}"
         )
-        return None if row is None else Closed(round=row[0], outcome=row[1], digest=row[2])
+        try:
+            return tuple(
+                msgspec.convert(dict(zip(Closed.__struct_fields__, row, strict=True)), Closed)
+                for row in rows
+            )
+        except msgspec.ValidationError as error:
+            raise self._database.damaged(f"a closed round: {error}") from None
 
     @property
     def confirmed(self) -> bool:
@@ -169,13 +244,16 @@ class FolderView:
     def ending(self) -> dict[str, Any] | None:
         """How the federation ended before its last round: ``how``, ``reason`` and
         ``rejected``; None while it goes on, and after an ordinary end."""
-        found = self._database.meta("ending")
+        found = self._database.meta("ending", dict[str, Any])
         return None if found is None else dict(found)
 
     def history(self) -> list[dict[str, Any]]:
         """The history rows of all closed rounds, in order; what was not finite is None."""
         rows = self._database.rows("SELECT history FROM closed ORDER BY round")
-        return [msgspec.json.decode(text) for (text,) in rows]
+        try:
+            return [msgspec.json.decode(text, type=dict[str, Any]) for (text,) in rows]
+        except (msgspec.MsgspecError, TypeError, RecursionError) as error:
+            raise self._database.damaged(f"a closed round's history: {error}") from None
 
     def checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, or None before the first one.
@@ -191,10 +269,15 @@ class FolderView:
         )
         damaged = []
         for round, name, digest in rows:
-            path = self.path / CHECKPOINTS / plain_name(name)
+            if not isinstance(name, str) or not checkpoints.NAME.fullmatch(name):
+                raise self._database.damaged(f"a checkpoint is named {name!r}")
+            path = self.path / CHECKPOINTS / name
             found = checkpoints.file_digest(path)
             if found == digest:
-                tensors, meta = checkpoints.load(path)
+                try:
+                    tensors, meta = checkpoints.load(path)
+                except checkpoints.no_such_file() as error:
+                    raise FolderError(f"{path} is no checkpoint: {error}", ANEW) from None
                 return Checkpoint(round=round, tensors=tensors, meta=meta)
             damaged.append(path)
             self._warn_damaged(path, "missing" if found is None else "changed or incomplete")
@@ -214,6 +297,12 @@ class FolderView:
     def status(self) -> dict[str, Any] | None:
         """What the run last said about itself, see :func:`splitfed.store.journal.read_status`."""
         return read_status(self.path)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read inside is of one moment, whatever a run writes meanwhile."""
+        with self._database.snapshot():
+            yield
 
     def verify(self) -> int:
         """Check the ledger's chain and every outbox file it names; returns the rows' number.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,7 +42,7 @@ def deterministic() -> Iterator[None]:
     memory: Any = torch.utils.deterministic  # its switch is a property mypy cannot see
     fill = memory.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
+    _switch(True)
     # Writing over fresh memory only hides bugs of other code, and costs time in every step.
     memory.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
@@ -56,6 +57,20 @@ def deterministic() -> Iterator[None]:
             "replace it in the model, for example adaptive pooling by pooling of a fixed size",
         ) from error
     finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        _switch(enabled, warn_only=warn_only)
         memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.benchmark = benchmark
+
+
+def _switch(enabled: bool, *, warn_only: bool = False) -> None:
+    """``torch.use_deterministic_algorithms`` without importing torch's compiler.
+
+    That function also switches the compiler, and imports it to do so: a second of every start.
+    Whoever compiles a model has imported it before, by ``torch.compile``; without it, the other
+    public door to the same flag says as much.
+    """
+    if "torch._inductor" in sys.modules:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    else:
+        how = "default" if not enabled else "warn" if warn_only else "error"
+        torch.set_deterministic_debug_mode(how)

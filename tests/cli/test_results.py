@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +12,9 @@ import pytest
 from splitfed.founding import Newcomer, Proposal, found, join, sources_of
 from splitfed.run import check_peers
 from tests.support.commands import Shell
+from tests.support.pairs import run_both
 from tests.support.pictures import CLASSES, write_pictures
 from tests.support.ports import free_port
-
-WITHIN = 100.0
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +42,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = found(where / "a", proposal, newcomer("a", f"tcp://127.0.0.1:{free_port()}"))
     joined = join(where / "b", made.federation_file, newcomer("b", None))
     made.federation_file.write_bytes(joined.federation_file.read_bytes())
-    with ExitStack() as stack:
-        processes = []
-        for name, flag in (("a", "--events"), ("b", "--json")):
-            out, error = (
-                stack.enter_context((where / f"{name}.{kind}").open("wb"))
-                for kind in ("out", "err")
-            )
-            command = ["run", str(where / name / "party.toml"), flag]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "splitfed", *command],
-                stdout=out,
-                stderr=error,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            processes.append(process)
-        for process in processes:
-            assert process.wait(WITHIN) == 0, (where / "a.err").read_text()
+    (code, out, error), b = run_both(where, a="--events", b="--json")
+    assert b.code == 0, b.told
+    assert code == 0, error
+    (where / "a.out").write_text(out)
+    (where / "b.out").write_text(b.out)
     return where
 
 

@@ -101,6 +101,42 @@ def test_a_live_row_shows_phase_step_and_peers() -> None:
     assert "step" not in task.fields["detail"]
 
 
+def test_a_live_row_shows_a_wait_as_it_grows_and_what_comes_after_it() -> None:
+    bars = Bars(console=Console(file=io.StringIO(), width=200, force_terminal=False))
+    row = LiveRow(bars, "", rounds=4)
+    row.on_step(1, 7, 7, 0.5)
+    for seconds in (2.0, 3.0, 3725.0):
+        row.on_waiting("the update of b", seconds, "b: reconnecting since 9 min")
+    task = bars.tasks[0]
+    assert task.description == "waiting 1 h 2 min for the update of b"
+    assert task.fields["detail"] == "b: reconnecting since 9 min"
+    row.on_phase("round 1: exchanging")
+    assert task.description == "round 1: exchanging"
+    assert task.fields["detail"] == "step 7/7, loss 0.500"
+
+
+def test_waits_are_told_as_json_every_five_seconds_and_each_from_its_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = JsonLines()
+    for seconds in (2.0, 3.0, 6.9, 7.0, 11.0, 12.0, 2.0):
+        lines.on_waiting("the vote of b", seconds, "b: connected")
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["seconds"] for event in told] == [2.0, 7.0, 12.0, 2.0]
+    assert told[0]["event"] == "waiting"
+
+
+def test_a_second_wait_is_told_anew_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = PlainLines()
+    for seconds in (2.0, 30.0, 61.0, 62.0, 2.0, 3.0):
+        lines.on_waiting("the vote of b", seconds, "b: connected")
+    assert capsys.readouterr().out.splitlines() == [
+        "waiting for the vote of b (b: connected)",
+        "still waiting, 1 min now, for the vote of b (b: connected)",
+        "waiting for the vote of b (b: connected)",
+    ]
+
+
 def test_a_live_row_says_a_diagnosis_in_full_and_once() -> None:
     screen_text = io.StringIO()
     bars = Bars(console=Console(file=screen_text, width=200, force_terminal=False))

@@ -124,7 +124,7 @@ def test_a_pickle_under_an_npz_name_is_not_unpickled(tmp_path: Path) -> None:
     trap[0] = Trap(tmp_path / "mark")
     with (tmp_path / "set.npz").open("wb") as file:
         np.save(file, trap, allow_pickle=True)
-    with pytest.raises(DataError, match=r"set\.npz: not an npz file"):
+    with pytest.raises(DataError, match=r"set\.npz: .*not an npz file"):
         read(tmp_path)
     (tmp_path / "set.npz").write_bytes(trap.dumps())
     with pytest.raises(DataError, match=r"set\.npz: not an npz file"):

@@ -38,6 +38,9 @@ class Recorder:
     def on_peer(self, peer: str, text: str) -> None:
         self.told.append(("peer", peer, text))
 
+    def on_waiting(self, what: str, seconds: float, how: str) -> None:
+        self.told.append(("waiting", what, seconds, how))
+
     def say(self, text: str) -> None:
         self.told.append(("say", text))
 
@@ -49,6 +52,7 @@ def test_every_event_is_passed_on() -> None:
         {"event": "step", "round": 1, "step": 2, "steps": 3, "loss": 0.5},
         {"event": "round", "row": {"round": 1}},
         {"event": "peer", "peer": "b", "text": "connected"},
+        {"event": "waiting", "what": "the vote of b", "seconds": 9.5, "how": "b: connected"},
         {"event": "say", "text": "hello"},
         {"event": "end", "exit_code": 0, "report": "r"},
         {"event": "of a later version"},
@@ -59,6 +63,7 @@ def test_every_event_is_passed_on() -> None:
         ("step", 1, 2, 3, 0.5),
         ("round", {"round": 1}),
         ("peer", "b", "connected"),
+        ("waiting", "the vote of b", 9.5, "b: connected"),
         ("say", "hello"),
         ("phase", "done"),
     ]

@@ -241,6 +241,17 @@ def test_the_steps_of_a_whole_party_are_not_told() -> None:
     assert told == {"dp-frozen": True, "dp-all": True, "party-update": False}
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_local_only_branch_shows_that_it_lives_and_not_how_many_steps_it_takes(
+    mode: str,
+) -> None:
+    """Its steps follow from n; and a peer with patience must not take it for dead."""
+    told: list[tuple[int, int]] = []
+    learner(mode).train(1, lambda done, of, loss: told.append((done, of)))
+    assert told[0] == (0, 0)
+    assert told[-1][0] == told[-1][1] > 0
+
+
 def test_tied_shared_layers_can_be_trained_privately() -> None:
     class Tied(nn.Module):
         shared = ("one", "two")

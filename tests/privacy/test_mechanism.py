@@ -6,13 +6,16 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
+from opacus.accountants import PRVAccountant, RDPAccountant
 
 from splitfed.config import NO_PRIVACY, PrivacyConfig
 from splitfed.errors import PrivacyError
 from splitfed.privacy import (
     Mechanism,
     Spend,
+    accountants,
     epsilon,
     epsilon_rdp,
     mechanism_of,
@@ -139,6 +142,17 @@ def test_different_mechanisms_compose_in_any_order() -> None:
     for order in ((2, 1, 0), (1, 0, 2), (1, 2, 0)):
         assert epsilon([SPENT[i] for i in order], 1e-5) == together
         assert epsilon_rdp([SPENT[i] for i in order], 1e-5) == epsilon_rdp(SPENT, 1e-5)
+
+
+def test_figures_are_opacus_own_to_the_last_bit() -> None:
+    """What is computed once and remembered is what Opacus computes each time."""
+    history = [(x.noise_multiplier, x.sample_rate, x.steps) for x in SPENT]
+    for parts in (history[:1], history):
+        prv, rdp = PRVAccountant(), RDPAccountant()
+        prv.history = rdp.history = list(parts)
+        with np.errstate(divide="ignore"):  # Opacus' own, where the sample rate is 1
+            assert accountants.epsilon_prv(parts, 1e-5) == prv.get_epsilon(1e-5)
+            assert accountants.epsilon_rdp(parts, 1e-5) == rdp.get_epsilon(1e-5)
 
 
 def test_steps_of_one_mechanism_cost_the_same_however_they_are_told() -> None:

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
+from splitfed.entries import entry_message
 from splitfed.errors import FolderDiverged, LinkDown, OwnUpdatesExcluded, PeerUnreachable
-from splitfed.rounds.gates import outgoing
 from splitfed.rounds.vote import encode_vote, make_vote
 from splitfed.store import RunFolder
 from splitfed.tensors import describe, digest, manifest_of, pack, unpack
@@ -223,27 +223,28 @@ class Liar:
             if isinstance(event, kind):
                 if isinstance(event, Arrived):
                     self.run = event.offer.run
-                    self.link.stored("a", event.offer.manifest.root)
+                    message = event.offer.entry.receipt_message("b")
+                    self.link.stored("a", event.offer, self.town.secrets["b"].sign(message))
                 return event
 
     def offer(self, tensors, round, **changes):
+        """An update with a ledger entry, both signed, whatever they say."""
         payload = pack(tensors)
-        out = outgoing(
-            manifest_of(payload, describe(tensors)),
-            payload,
-            run=self.run,
-            round=round,
-            party="b",
-            signer=self.town.secrets["b"],
+        manifest = manifest_of(payload, describe(tensors))
+        fields = {
+            "kind": "update", "run": self.run, "round": round, "party": "b",
+            "number": round, "head": bytes([round]) * 32, **changes,
+        }  # fmt: skip
+        place = {"number": fields.pop("number"), "head": fields.pop("head")}
+        sign = self.town.secrets["b"].sign
+        offer = Offer(
+            **fields,
+            **place,
+            manifest=manifest,
+            signature=sign(offer_message(root=manifest.root, **fields)),
+            entry_signature=sign(entry_message(root=manifest.root, **fields, **place)),
         )
-        if changes:
-            fields = {**{f: getattr(out.offer, f) for f in Offer.__struct_fields__}, **changes}
-            body = offer_message(
-                run=fields["run"], round=fields["round"], party=fields["party"],
-                kind=fields["kind"], root=fields["manifest"].root,
-            )  # fmt: skip
-            fields["signature"] = self.town.secrets["b"].sign(body)
-            out = Outgoing(Offer(**fields), payload)
+        out = Outgoing(offer, payload)
         self.link.offer(out)
         return out.offer.manifest.root
 

@@ -166,14 +166,13 @@ def test_an_update_where_outputs_are_due_is_refused_and_the_other_way_round(tmp_
     it = town(tmp_path)
     run(it)
     with RunFolder.read_only(tmp_path / "a") as folder:
-        rows = {entry.row.kind: entry.row for entry in folder.ledger.rows()}
-        payload = folder.outbox.get(rows["outputs"].root)
+        entry = {entry.row.kind: entry for entry in folder.ledger.rows()}["outputs"]
+        payload = folder.outbox.get(entry.row.root)
     from splitfed.rounds.gates import released_before
 
     out = released_before(
-        payload, terms=it.terms, run=bytes(32), round=3, party="a", signer=it.secrets["a"],
-        kind="outputs",
-    ).outgoing  # fmt: skip
+        payload, entry, terms=it.terms, run=bytes(32), party="a", signer=it.secrets["a"]
+    ).outgoing
     verdict = admit(
         out.offer, out.payload, terms=it.terms, base=INITIAL, run=bytes(32), round=3, kind="update"
     )

@@ -14,6 +14,7 @@ from splitfed.errors import Defect, UserError
 from splitfed.rounds.gates import admit, offer_fault, release, shorten, update_norm
 from splitfed.rounds.spending import Unaccounted
 from splitfed.rounds.terms import Terms, run_id
+from splitfed.store import LedgerEntry
 from splitfed.tensors import CHUNK_SIZE, describe, manifest_of, manifest_root, pack, unpack
 from splitfed.transport.events import Offer
 from splitfed.types import TensorSpec
@@ -28,11 +29,14 @@ class Outbox:
         self.rows = []
         self.payloads = []
 
-    def release(self, row, payload, manifest, *, debit):
+    def release(self, row, payload, manifest, *, debit, sign):
         debit()
         self.rows.append(row)
         self.payloads.append(payload)
-        return b"h" * 32
+        head = b"h" * 32
+        return LedgerEntry(
+            number=1, time=1.0, row=row, previous=bytes(32), head=head, signature=sign(1, head)
+        )
 
 
 class Signer:
@@ -79,7 +83,7 @@ def offer_of(update, **changes) -> tuple[Offer, bytes]:
     manifest = manifest_of(payload, describe(update))
     fields = {
         "kind": "update", "run": RUN, "round": 2, "party": "b", "manifest": manifest,
-        "signature": b"s" * 64,
+        "signature": b"s" * 64, "number": 1, "head": b"h" * 32, "entry_signature": b"s" * 64,
     }  # fmt: skip
     return Offer(**{**fields, **changes}), payload
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 from splitfed.config import load_party
+from tests.support.commands import answer_to
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two_party_cnn"
 
@@ -22,22 +24,25 @@ def commands() -> list[str]:
 def test_the_readme_s_commands_make_two_parties_with_one_agreement(tmp_path):
     told = commands()
     assert len(told) == 4
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for command in told:
+    for command in told[:-1]:
         words = shlex.split(command)
-        if words[0] == "splitfed":
-            words = [sys.executable, "-m", *words]
-        done = subprocess.run(
-            words,
-            cwd=tmp_path,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        if words[0] == "splitfed":  # in this process, which saves its start
+            with contextlib.chdir(tmp_path):
+                answer = answer_to(*words[1:])
+            assert answer.code == 0, f"{command}\n{answer.told}"
+        else:
+            subprocess.run(words, cwd=tmp_path, check=True, timeout=90)
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(told[-1])],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, f"{told[-1]}\n{done.stdout}{done.stderr}"
     plan = done.stdout
     assert "conv2.weight" in plan
     assert "is (8.00, 1e-05)-DP for each record of this party" in plan

@@ -15,13 +15,14 @@ from PIL import Image
 from splitfed.data.digits import all_digits
 from splitfed.founding import DIGITS, Newcomer, Proposal, found, join, sources_of
 from splitfed.store import RunFolder
-from tests.run.test_two_processes import NAMES, end, report, start
+from tests.support.pairs import NAMES, end, here, report, run_both, start, until
 from tests.support.ports import free_port
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two party folders with one agreement of two rounds and a fusion by outputs."""
+    where = tmp_path_factory.mktemp("untouched")
 
     def newcomer(index: int, address: str | None) -> Newcomer:
         source = f"digits:party={index}&parties=2&split=iid&records=96"
@@ -29,16 +30,32 @@ def pair(tmp_path: Path) -> Path:
             party=NAMES[index],
             address=address,
             records=96,
-            sources=sources_of(source, tmp_path, reference=source),
+            sources=sources_of(source, where, reference=source),
             acceptance=True,
         )
 
     proposal = Proposal(name="pair", classes=DIGITS, rounds=2, privacy="none")
     address = f"tcp://127.0.0.1:{free_port()}"
-    made = found(tmp_path / "a", proposal, newcomer(0, address))
-    joined = join(tmp_path / "b", made.federation_file, newcomer(1, None))
+    made = found(where / "a", proposal, newcomer(0, address))
+    joined = join(where / "b", made.federation_file, newcomer(1, None))
     shutil.copyfile(joined.federation_file, made.federation_file)
-    return tmp_path
+    return where
+
+
+@pytest.fixture
+def pair(untouched: Path, tmp_path: Path) -> Path:
+    """A copy of them for one test."""
+    return shutil.copytree(untouched, tmp_path / "pair")
+
+
+@pytest.fixture(scope="module")
+def calm(untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of them in which both ran undisturbed to the end. Tests only read it."""
+    where = shutil.copytree(untouched, tmp_path_factory.mktemp("calm") / "pair")
+    (code, out, error), second = run_both(where)
+    assert second.code == 0, second.told
+    assert code == 0, out + error
+    return where
 
 
 def tensors_of(where: Path, name: str) -> tuple[bytes, bytes]:
@@ -59,37 +76,29 @@ main(sys.argv[1:])
 """
 
 
-def test_two_processes_fuse_a_fresh_one_predicts_offline_and_damage_is_mended(pair: Path) -> None:
-    for process in [start(pair, name) for name in NAMES]:
-        code, out, error = end(process)
-        assert code == 0, out + error
+def test_two_processes_fuse(calm: Path) -> None:
     for name in NAMES:
-        found_report = report(pair, name)
+        found_report = report(calm, name)
         fusion = found_report["fusion"]
         assert (fusion["outcome"], fusion["parties"]) == ("fused", ["a", "b"])
         assert fusion["payload_bytes"] == fusion["reference_size"] * 10 * 4
         assert found_report["evaluation"]["fused"]["accuracy"] is not None
         assert found_report["verdict"]["compared"] in ("fused", "partial")
         assert [row["round"] for row in found_report["history"]] == [1, 2]
-        with RunFolder.read_only(pair / name / "runs" / name) as folder:
+        with RunFolder.read_only(calm / name / "runs" / name) as folder:
             assert [row.row.kind for row in folder.ledger.rows()] == ["update", "update", "outputs"]
 
+
+def test_a_fresh_process_predicts_with_the_network_off(calm: Path, tmp_path: Path) -> None:
     digits = all_digits()
     images = []
     for place in (3, 777):
-        path = pair / f"{place}.png"
+        path = tmp_path / f"{place}.png"
         Image.fromarray(digits[place][:784].reshape(28, 28)).save(path)
         images.append(str(path))
+    bundle = str(calm / "a" / "runs" / "a")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            OFFLINE,
-            "predict",
-            str(pair / "a" / "runs" / "a"),
-            *images,
-            "--json",
-        ],
+        [sys.executable, "-c", OFFLINE, "predict", bundle, *images, "--json"],
         capture_output=True,
         text=True,
         timeout=90,
@@ -104,52 +113,42 @@ def test_two_processes_fuse_a_fresh_one_predicts_offline_and_damage_is_mended(pa
         assert answer["agreement"]["answer"] in ("agree", "differ")
         assert answer["provenance"]["peers"] == ["b"]
 
-    model = pair / "a" / "runs" / "a" / "model.safetensors"
+
+def test_a_damaged_model_is_written_anew_without_the_peer(calm: Path, tmp_path: Path) -> None:
+    where = shutil.copytree(calm, tmp_path / "damaged")
+    model = where / "a" / "runs" / "a" / "model.safetensors"
     whole = model.read_bytes()
-    model.write_bytes(whole[:100])  # damaged: written anew, without the peer
-    code, out, error = end(start(pair, "a"))
-    assert code == 0, out + error
+    model.write_bytes(whole[:100])
+    mended = here(where, "a")
+    assert mended.code == 0, mended.told
     assert model.read_bytes() == whole
 
 
-def test_a_party_killed_while_it_fuses_ends_with_the_same_bytes(pair: Path) -> None:
-    calm = pair.parent / "calm"
-    shutil.copytree(pair, calm)
-    for process in [start(calm, name) for name in NAMES]:
-        assert end(process)[0] == 0
+def test_a_party_killed_while_it_fuses_ends_with_the_same_bytes(pair: Path, calm: Path) -> None:
+    """And rounds are not added meanwhile: what was released for the fusion would be paid for
+    without being planned."""
     first, second = start(pair, "a"), start(pair, "b")
-    assert second.stdout is not None
-    for line in second.stdout:
-        if "fusing" in line or "exchanging outputs" in line:
-            break
+    until(second, "exchanging outputs", "fusing")
     second.send_signal(signal.SIGKILL)
     second.communicate()
-    code, out, error = end(start(pair, "b"))
-    assert code == 0, out + error
-    assert end(first)[0] == 0
-    for name in NAMES:
-        assert tensors_of(pair, name) == tensors_of(calm, name)
 
-
-def test_rounds_are_not_added_while_a_fusion_is_open(pair: Path) -> None:
-    """What was released for the fusion would be paid for without being planned."""
-    first, second = start(pair, "a"), start(pair, "b")
-    assert second.stdout is not None
-    for line in second.stdout:
-        if "exchanging outputs" in line or "fitting" in line:
-            break
-    for process in (second, first):
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
     with RunFolder.read_only(pair / "b" / "runs" / "b") as folder:
         assert [row.get("kind") for row in folder.history()] == ["update", "update"]
     file = pair / "b" / "federation.toml"
     text = file.read_text()
     file.write_text(text.replace("rounds = 2", "rounds = 3"))
-    code, _, error = end(start(pair, "b"))
-    assert code == 2
-    assert "the fusion after round 2 is not finished" in error
-    assert "put rounds = 2 back" in error
+    longer = here(pair, "b")
+    assert longer.code == 2
+    assert "the fusion after round 2 is not finished" in longer.error
+    assert "put rounds = 2 back" in longer.error
+
+    file.write_text(text)
+    again = here(pair, "b")
+    assert again.code == 0, again.told
+    code, out, error = end(first)
+    assert code == 0, out + error
+    for name in NAMES:
+        assert tensors_of(pair, name) == tensors_of(calm, name)
 
 
 def test_reference_images_that_differ_are_told_before_any_training(pair: Path) -> None:
@@ -158,10 +157,10 @@ def test_reference_images_that_differ_are_told_before_any_training(pair: Path) -
     other = 'reference = "digits:party=1&parties=2&split=iid&records=96&seed=9"'
     line = next(line for line in text.splitlines() if line.startswith("reference = "))
     file.write_text(text.replace(line, other))
-    code, _, error = end(start(pair, "b"))
-    assert code == 2
-    assert "fusion.reference.digest" in error
-    assert "all parties need the same images" in error
+    answer = here(pair, "b")
+    assert answer.code == 2
+    assert "fusion.reference.digest" in answer.error
+    assert "all parties need the same images" in answer.error
 
     for name in NAMES:  # without a digest in the file, each side fills in that of its own set
         agreement = pair / name / "federation.toml"
@@ -170,10 +169,10 @@ def test_reference_images_that_differ_are_told_before_any_training(pair: Path) -
             for line in agreement.read_text().splitlines()
         ]
         agreement.write_text("\n".join(lines) + "\n")
-    for process in [start(pair, name) for name in NAMES]:
-        code, out, error = end(process)
-        assert code == 2, out + error
-        assert "fusion.reference.digest" in error
+    (code, _, error), answer = run_both(pair)
+    for ended, told in ((code, error), (answer.code, answer.error)):
+        assert ended == 2, told
+        assert "fusion.reference.digest" in told
     for name in NAMES:
         with RunFolder.read_only(pair / name / "runs" / name) as folder:
             assert folder.history() == []

@@ -41,6 +41,21 @@ def test_the_released_outputs_are_those_of_the_fitted_model_on_the_reference_ima
     assert torch.allclose(it.outgoing()[OUTPUTS].double(), wanted, atol=1e-6)
 
 
+def test_fitting_and_distilling_show_that_they_live() -> None:
+    """A peer with patience must not take whoever fits for hours for dead."""
+    it, told = learner(acceptance=False), []
+
+    def tell(done: int, of: int, loss: float) -> None:
+        told.append((done, of))
+
+    it.train(1, tell)
+    for work in (lambda: it.prepare("outputs", True, tell), lambda: it.absorb(received())):
+        told.clear()
+        work()
+        assert told
+        assert set(told) == {(0, 0)}
+
+
 def test_between_rounds_the_model_is_not_fitted_first() -> None:
     it = learner()
     it.train(1, QUIET)
@@ -102,7 +117,7 @@ def test_the_local_only_branch_sees_the_own_labels_as_often_as_the_fused_model()
     it.train(1, QUIET)
     it.prepare("outputs", True, QUIET)
     real = it._baseline.fit_all
-    it._baseline.fit_all = lambda count=None: epochs.append(count) or real(count)
+    it._baseline.fit_all = lambda count=None, told=None: epochs.append(count) or real(count)
     it.fuse(received(), it.shared())
     assert epochs == [3]
 

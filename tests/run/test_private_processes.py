@@ -3,23 +3,19 @@ prolongation and edited files."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from splitfed.founding import DIGITS, Newcomer, Proposal, found, join, sources_of
 from splitfed.store import Budget, RunFolder
-from tests.support.commands import Shell
+from tests.support.commands import Shell, answer_to
+from tests.support.pairs import end, here, report, run_both, start, until
 from tests.support.ports import free_port
 
-WITHIN = 100.0
 TERMS = """mode = "dp-frozen"
 noise_multiplier = 2.0
 delta = 1e-4
@@ -50,27 +46,6 @@ def pair(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(where: Path, name: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "splitfed", "run", str(where / name / "party.toml")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-    )
-
-
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    try:
-        out, error = process.communicate(timeout=WITHIN)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, error = process.communicate()
-        pytest.fail(f"did not end:\n{out}\n{error}")
-    return process.returncode, out + error
-
-
 def change(where: Path, name: str, file: str, old: str, new: str) -> None:
     path = where / name / file
     text = path.read_text()
@@ -78,13 +53,20 @@ def change(where: Path, name: str, file: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def report(where: Path, name: str) -> dict:
-    return json.loads((where / name / "runs" / name / "report.json").read_text())
-
-
 def roots(where: Path, name: str) -> list[bytes]:
     with RunFolder.read_only(where / name / "runs" / name) as folder:
         return [row.row.root for row in folder.ledger.rows()]
+
+
+def ledgers_hold(where: Path) -> None:
+    """Both sides' folders verify together, each against its own budget."""
+    it = answer_to(
+        "verify",
+        *(where / name / "runs" / name for name in "ab"),
+        *("--federation", where / "a" / "federation.toml"),
+    )
+    assert it.code == 0, it.told
+    assert it.out.count(" 4 of 4 in ") == 2, it.out
 
 
 def debits(where: Path, name: str):
@@ -93,17 +75,16 @@ def debits(where: Path, name: str):
 
 def test_a_killed_private_run_goes_on_and_a_longer_agreement_keeps_its_noise(pair: Path) -> None:
     first, second = start(pair, "a"), start(pair, "b")
-    assert first.stdout is not None
-    for line in first.stdout:
-        if "round 1: agreed" in line:
-            break
+    until(first, "round 1: agreed")
     second.send_signal(signal.SIGKILL)
     second.communicate()
     paid = debits(pair, "b")
-    for process in (start(pair, "b"), first):
-        code, told = end(process)
-        assert code == 0, told
-    assert "-DP for each record of this party" in told
+    again = here(pair, "b")
+    assert again.code == 0, again.told
+    code, out, error = end(first)
+    assert code == 0, out + error
+    for told in (again.out, out):
+        assert "-DP for each record of this party" in told
     for name in "ab":
         assert [debit.root for debit in debits(pair, name)] == roots(pair, name)
         assert [debit.round for debit in debits(pair, name)] == [1, 2, 3]
@@ -118,30 +99,29 @@ def test_a_killed_private_run_goes_on_and_a_longer_agreement_keeps_its_noise(pai
 
     for name in "ab":
         change(pair, name, "federation.toml", "\nrounds = 3", "\nrounds = 4")
-    for process in [start(pair, name) for name in "ab"]:
-        code, told = end(process)
-        assert code == 0, told
+    (code, out, error), longer = run_both(pair)
+    assert longer.code == 0, longer.told
+    assert code == 0, out + error
     four = report(pair, "b")
     assert [row["outcome"] for row in four["history"]] == ["agreed"] * 4
     assert four["privacy"]["noise_multiplier"] == 2.0
     assert four["privacy"]["epsilon"] > three["privacy"]["epsilon"]
     assert roots(pair, "b")[:3] == [debit.root for debit in debits(pair, "b")][:3]
+    ledgers_hold(pair)
 
 
 def test_a_spent_budget_ends_the_run_with_4_and_leaves_a_usable_model(
     pair: Path, shell: Shell
 ) -> None:
     change(pair, "a", "party.toml", 'id = "images"', BUDGET)
-    change(pair, "b", "party.toml", "patience = 0", "patience = 1")
+    change(pair, "b", "party.toml", "patience = 0", "patience = 3")
     change(pair, "b", "party.toml", '"wait"', '"finish-alone"')
-    processes = [start(pair, name) for name in "ab"]
-    code, told = end(processes[0])
-    assert code == 4, told
-    assert "BudgetExceeded" in told
-    assert "round 2 was not begun" in told
-    assert "budget_epsilon" in told
-    code, told = end(processes[1])
-    assert code == 5, told
+    (code, out, error), other = run_both(pair)
+    assert code == 4, out + error
+    assert "BudgetExceeded" in error
+    assert "round 2 was not begun" in error
+    assert "budget_epsilon" in error
+    assert other.code == 5, other.told
     ended = report(pair, "a")
     assert ended["outcome"] == "budget"
     assert len(ended["history"]) == len(debits(pair, "a")) == len(roots(pair, "a")) == 1

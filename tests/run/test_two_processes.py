@@ -3,77 +3,121 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from splitfed.founding import DIGITS, Newcomer, Proposal, found, join, sources_of
+from splitfed.founding import DIGITS, Proposal, found
 from splitfed.store import RunFolder
-from tests.support.ports import free_port
-
-WITHIN = 100.0
-NAMES = ("a", "b")
-
-
-def newcomer(index: int, where: Path, address: str | None) -> Newcomer:
-    source = f"digits:party={index}&parties=2&split=iid&records=96"
-    return Newcomer(
-        party=NAMES[index],
-        address=address,
-        records=96,
-        sources=sources_of(source, where),
-        acceptance=index == 0,
-    )
+from tests.support.commands import Answer
+from tests.support.pairs import (
+    NAMES,
+    end,
+    here,
+    make_pair,
+    newcomer,
+    report,
+    run_both,
+    start,
+    until,
+)
 
 
 @pytest.fixture
-def pair(tmp_path):
-    """Two party folders with one agreement of three rounds."""
-    address = f"tcp://127.0.0.1:{free_port()}"
-    proposal = Proposal(name="pair", classes=DIGITS, rounds=3, privacy="none")
-    made = found(tmp_path / "a", proposal, newcomer(0, tmp_path, address))
-    joined = join(tmp_path / "b", made.federation_file, newcomer(1, tmp_path, None))
-    shutil.copyfile(joined.federation_file, made.federation_file)
-    return tmp_path
+def pair(tmp_path: Path) -> Path:
+    return make_pair(tmp_path)
 
 
-def start(where: Path, name: str, *more: str, command: str = "run") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "splitfed", command, str(where / name / "party.toml"), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-    )
+def stranger(where: Path, index: int) -> dict[str, str]:
+    """Keys of a party that nobody agreed on; its folder is ``where / "other"``."""
+    proposal = Proposal(name="x", classes=DIGITS, privacy="none")
+    found(where / "other", proposal, newcomer(index, where, "tcp://127.0.0.1:1"))
+    return json.loads((where / "other" / "secret.json").read_text())
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def uninvited(where: Path) -> Path:
+    """A copy of b's folder with keys that b made up after the agreement was closed."""
+    shutil.copytree(where / "b", where / "uninvited" / "b")
+    mine, own = stranger(where / "uninvited", 1), where / "uninvited" / "b"
+    text = (own / "federation.toml").read_text()
+    agreed = json.loads((own / "secret.json").read_text())
+    for key in ("curve_public", "signing_public"):
+        assert agreed[key] in text
+        text = text.replace(agreed[key], mine[key])
+    (own / "federation.toml").write_text(text)
+    shutil.copy(where / "uninvited" / "other" / "secret.json", own / "secret.json")
+    return own.parent
+
+
+def misled(where: Path) -> Path:
+    """A copy of b's folder whose agreement pins another key as that of a."""
+    shutil.copytree(where / "b", where / "misled" / "b")
+    wrong = stranger(where / "misled", 0)["curve_public"]
+    right = json.loads((where / "a" / "secret.json").read_text())["curve_public"]
+    file = where / "misled" / "b" / "federation.toml"
+    text = file.read_text()
+    assert right in text
+    file.write_text(text.replace(right, wrong))
+    return file.parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """One federation from its first greeting on, and who came by while a was waiting for b.
+
+    Attributes:
+        where: both parties' folders, as the federation left them.
+        uninvited, misled, checked: what a stranger, a b with a wrong key of a, and b's check
+            were told while a waited.
+        ends: exit code, output and errors of a's and b's run.
+        again: what a was told when it ran once more.
+        before: a's model before that.
+    """
+
+    where: Path
+    uninvited: Answer
+    misled: Answer
+    checked: Answer
+    ends: dict[str, tuple[int, str, str]]
+    again: Answer
+    before: bytes
+
+    def model(self) -> bytes:
+        return (self.where / "a" / "runs" / "a" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    where = make_pair(tmp_path_factory.mktemp("story"))
+    listener = start(where, "a")
     try:
-        out, error = process.communicate(timeout=WITHIN)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, error = process.communicate()
-        pytest.fail(f"did not end:\n{out}\n{error}")
-    return process.returncode, out, error
+        until(listener, "meeting")
+        found: dict[str, Any] = {
+            "uninvited": here(uninvited(where), "b"),
+            "misled": here(misled(where), "b"),
+            "checked": here(where, "b", "--json", command="check"),
+        }
+        b = here(where, "b")
+        if b.code != 0:
+            listener.send_signal(signal.SIGINT)
+        ends = {"a": end(listener), "b": (b.code, b.out, b.error)}
+    finally:
+        if listener.poll() is None:
+            listener.kill()
+            listener.communicate()
+    before = (where / "a" / "runs" / "a" / "model.safetensors").read_bytes()
+    return Story(where=where, ends=ends, before=before, again=here(where, "a"), **found)
 
 
-def report(where: Path, name: str) -> dict:
-    return json.loads((where / name / "runs" / name / "report.json").read_text())
-
-
-def test_two_processes_train_together_and_a_second_run_does_nothing(pair):
-    processes = [start(pair, name) for name in NAMES]
-    for process in processes:
-        code, out, error = end(process)
+def test_two_processes_train_together(story: Story) -> None:
+    for code, out, error in story.ends.values():
         assert code == 0, out + error
         assert "NO PRIVACY" in out or "report" in out
-    a, b = report(pair, "a"), report(pair, "b")
+    a, b = report(story.where, "a"), report(story.where, "b")
     assert a["shared_digest"] == b["shared_digest"]
     assert a["contract"] == b["contract"]
     assert [row["outcome"] for row in a["history"]] == ["agreed"] * 3
@@ -85,42 +129,36 @@ def test_two_processes_train_together_and_a_second_run_does_nothing(pair):
     assert a["traffic"]["wire_bytes_sent"] <= 1.02 * payload + 3 * 2048 + 8192
     assert a["verdict"] is not None
     assert b["verdict"] is None
-    before = (pair / "a" / "runs" / "a" / "model.safetensors").read_bytes()
-    code, out, error = end(start(pair, "a"))
-    assert code == 0
-    assert "is finished" in out + error
-    assert (pair / "a" / "runs" / "a" / "model.safetensors").read_bytes() == before
 
 
-def test_a_killed_party_goes_on_and_both_end_as_if_undisturbed(pair):
-    first, second = start(pair, "a"), start(pair, "b")
-    assert first.stdout is not None
-    for line in first.stdout:
-        if "round 1: agreed" in line:
-            break
-    second.send_signal(signal.SIGKILL)
-    second.wait()
-    second.stdout.close()
-    second.stderr.close()
-    again = start(pair, "b")
-    code, out, error = end(again)
-    assert code == 0, out + error
-    first_code, _, first_error = end(first)
-    assert first_code == 0, first_error
-    assert report(pair, "a")["shared_digest"] == report(pair, "b")["shared_digest"]
-    for name in NAMES:
-        with RunFolder.read_only(pair / name / "runs" / name) as folder:
-            assert [row.row.round for row in folder.ledger.rows()] == [1, 2, 3]
-            assert [row["outcome"] for row in folder.history()] == ["agreed"] * 3
+def test_a_second_run_does_nothing(story: Story) -> None:
+    assert story.again.code == 0
+    assert "is finished" in story.again.told
+    assert story.model() == story.before
 
 
-def test_differing_agreements_are_shown_side_by_side_on_both_sides(pair):
+def test_a_key_that_is_not_on_the_list_is_refused_at_once(story: Story) -> None:
+    assert story.uninvited.code == 3
+    assert "key" in story.uninvited.error
+
+
+def test_a_pinned_key_that_is_not_theirs_is_told_apart(story: Story) -> None:
+    assert story.misled.code == 3
+    assert "the agreement pins" in story.misled.error
+
+
+def test_check_finds_a_waiting_run_and_disturbs_nothing(story: Story) -> None:
+    assert story.checked.code == 0, story.checked.told
+    assert json.loads(story.checked.out)[0]["ok"] is True
+    assert {name: code for name, (code, _, _) in story.ends.items()} == {"a": 0, "b": 0}
+
+
+def test_differing_agreements_are_shown_side_by_side_on_both_sides(pair: Path) -> None:
     file = pair / "b" / "federation.toml"
     file.write_text(file.read_text().replace("rounds = 3", "rounds = 5"))
-    processes = [start(pair, name) for name in NAMES]
-    for process in processes:
-        code, out, error = end(process)
-        assert code == 2, out + error
+    (a, _, a_error), b = run_both(pair)
+    for code, error in ((a, a_error), (b.code, b.error)):
+        assert code == 2, error
         assert "rounds" in error
         assert "3" in error
         assert "5" in error
@@ -129,75 +167,13 @@ def test_differing_agreements_are_shown_side_by_side_on_both_sides(pair):
             assert folder.ledger.rows() == ()
 
 
-def test_a_key_that_is_not_on_the_list_is_refused_at_once(pair):
-    other = pair / "other"
-    found(
-        other,
-        Proposal(name="x", classes=DIGITS, privacy="none"),
-        newcomer(1, pair, "tcp://127.0.0.1:1"),
-    )
-    mine = json.loads((other / "secret.json").read_text())
-    text = (pair / "b" / "federation.toml").read_text()
-    own = json.loads((pair / "b" / "secret.json").read_text())
-    text = text.replace(own["curve_public"], mine["curve_public"])
-    text = text.replace(own["signing_public"], mine["signing_public"])
-    (pair / "b" / "federation.toml").write_text(text)
-    shutil.copy(other / "secret.json", pair / "b" / "secret.json")
-    listener = start(pair, "a")
-    try:
-        code, _, error = end(start(pair, "b"))
-        assert code == 3
-        assert "key" in error
-    finally:
-        listener.send_signal(signal.SIGINT)
-        assert end(listener)[0] == 130
-
-
-def test_a_pinned_key_that_is_not_theirs_is_told_apart(pair):
-    other = pair / "other"
-    found(
-        other,
-        Proposal(name="x", classes=DIGITS, privacy="none"),
-        newcomer(0, pair, "tcp://127.0.0.1:1"),
-    )
-    wrong = json.loads((other / "secret.json").read_text())["curve_public"]
-    right = json.loads((pair / "a" / "secret.json").read_text())["curve_public"]
-    file = pair / "b" / "federation.toml"
-    file.write_text(file.read_text().replace(right, wrong))
-    listener = start(pair, "a")
-    try:
-        code, _, error = end(start(pair, "b"))
-        assert code == 3
-        assert "the agreement pins" in error
-    finally:
-        listener.send_signal(signal.SIGINT)
-        assert end(listener)[0] == 130
-
-
-def test_two_runs_in_one_folder_are_refused_by_process_id(pair):
+def test_two_runs_in_one_folder_are_refused_by_process_id(pair: Path) -> None:
     first = start(pair, "a")
     try:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if "meeting" in line:  # from here on it holds the folder
-                break
-        code, _, error = end(start(pair, "a"))
-        assert code == 2
-        assert str(first.pid) in error
+        until(first, "meeting")  # from here on it holds the folder
+        second = here(pair, "a")
+        assert second.code == 2
+        assert str(first.pid) in second.error
     finally:
         first.send_signal(signal.SIGINT)
         assert end(first)[0] == 130
-
-
-def test_check_finds_a_waiting_run_and_disturbs_nothing(pair):
-    listener = start(pair, "a")
-    try:
-        code, out, error = end(start(pair, "b", "--json", command="check"))
-        assert code == 0, out + error
-        assert json.loads(out)[0]["ok"] is True
-        code, out, error = end(start(pair, "b"))
-    finally:
-        if listener.poll() is None and code != 0:
-            listener.send_signal(signal.SIGINT)
-    assert code == 0, out + error
-    assert end(listener)[0] == 0

@@ -121,7 +121,7 @@ def test_code_folder_is_searched_and_missed_by_name(tmp_path: Path) -> None:
             ),
             {"weight": torch.zeros(3, 2), "bias": torch.ones(3)},
         )
-    assert type(read_bundle(tmp_path / "a").models["partial"][0]).__name__ == "Net"
+    assert type(read_bundle(tmp_path / "a", code).models["partial"][0]).__name__ == "Net"
     edit(tmp_path / "a", code=None)
     with pytest.raises(ModelError, match=r"model\.json.*no module 'serve_net'"):
         read_bundle(tmp_path / "a")

@@ -113,7 +113,7 @@ def test_a_manifest_that_lies_about_its_chunks_costs_no_memory(store: BlobStore)
     (store.folder / root.hex()).write_bytes(
         b"SFBLOB1\n" + len(body).to_bytes(4, "little") + body + b"1234"
     )
-    with pytest.raises(LedgerTampered, match="chunk 0"):
+    with pytest.raises(LedgerTampered, match="has chunks of"):
         store.get(root)
 
 

@@ -26,7 +26,7 @@ from tests.support.budgets import (
     nothing,
     opened,
 )
-from tests.support.folders import FullDisk, new_folder, payload_of, row_of
+from tests.support.folders import FullDisk, new_folder, payload_of, row_of, sign
 
 
 @pytest.fixture
@@ -286,7 +286,10 @@ def test_a_release_that_may_not_be_paid_is_not_recorded(tmp_path: Path, file: Pa
     with new_folder(tmp_path / "a") as folder, opened(file) as budget:
         with pytest.raises(BudgetExceeded):
             folder.release(
-                row, payload, debit=lambda: budget.spend(debit_of(1, root=row.root), nothing)
+                row,
+                payload,
+                debit=lambda: budget.spend(debit_of(1, root=row.root), nothing),
+                sign=sign,
             )
         assert folder.ledger.rows() == ()
         assert budget.debits() == ()
@@ -297,8 +300,10 @@ def test_a_recorded_release_is_not_paid_when_other_bytes_come(tmp_path: Path) ->
     first, second = payload_of(1.0), payload_of(2.0)
     calls = []
     with new_folder(tmp_path / "a") as folder:
-        folder.release(row_of(first[0], 1), first[1], debit=lambda: calls.append(1))
-        folder.release(row_of(first[0], 1), first[1], debit=lambda: calls.append(2))
+        folder.release(row_of(first[0], 1), first[1], debit=lambda: calls.append(1), sign=sign)
+        folder.release(row_of(first[0], 1), first[1], debit=lambda: calls.append(2), sign=sign)
         with pytest.raises(Defect):
-            folder.release(row_of(second[0], 1), second[1], debit=lambda: calls.append(3))
+            folder.release(
+                row_of(second[0], 1), second[1], debit=lambda: calls.append(3), sign=sign
+            )
     assert calls == [1, 2]

@@ -18,7 +18,7 @@ from splitfed.store import BUDGET, Budget, Disk, RunFolder, release_id
 from splitfed.types import Manifest
 from tests.support.budgets import anything, debit_of, opened
 from tests.support.crash import IMAGES, Crash, CrashDisk, Image
-from tests.support.folders import RUN, new_folder, payload_of, row_of
+from tests.support.folders import RUN, new_folder, payload_of, row_of, sign
 
 ROUND = 2
 RELEASE = release_id(RUN, "a", ROUND, "update")
@@ -35,6 +35,7 @@ def pay(folder: RunFolder, budget: Budget, made: tuple[Manifest, bytes], round: 
         payload,
         manifest,
         debit=lambda: budget.spend(debit_of(round, root=manifest.root), anything),
+        sign=sign,
     )
 
 

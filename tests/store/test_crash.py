@@ -20,7 +20,7 @@ import pytest
 
 from splitfed.store import Checkpoint, RunFolder, release_id
 from tests.support.crash import IMAGES, Crash, CrashDisk, Image
-from tests.support.folders import RUN, close, new_folder, payload_of, row_of
+from tests.support.folders import RUN, close, new_folder, payload_of, row_of, sign
 
 Sent = list[str]
 Step = Callable[[RunFolder, Sent], None]
@@ -31,7 +31,7 @@ OLD = {"a": payload_of(1.0), "b": payload_of(10.0)}
 
 def release(folder: RunFolder, sent: Sent) -> None:
     manifest, payload = MINE
-    folder.release(row_of(manifest, 2), payload, manifest)
+    folder.release(row_of(manifest, 2), payload, manifest, sign=sign)
     sent.append("update")
 
 
@@ -89,7 +89,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("begun") / "a"
     with new_folder(path) as folder:
         folder.fix_run(RUN, {"b": b"B" * 16})
-        folder.release(row_of(OLD["a"][0], 1), OLD["a"][1])
+        folder.release(row_of(OLD["a"][0], 1), OLD["a"][1], sign=sign)
         folder.inbox.put(*OLD["b"])
         for party, (manifest, _) in OLD.items():
             folder.save_input(1, party, b"offer", manifest.root)

@@ -15,7 +15,7 @@ import pytest
 
 from splitfed.errors import Defect, FolderDiverged, FolderError, LedgerTampered
 from splitfed.store import RunFolder
-from tests.support.folders import CONTRACT, RUN, close, new_folder, payload_of, row_of
+from tests.support.folders import CONTRACT, RUN, close, new_folder, payload_of, row_of, sign
 
 OTHER = b"d" * 32
 
@@ -109,7 +109,7 @@ def test_a_lost_ledger_beside_its_files_is_not_replaced_by_a_new_one(
 ) -> None:
     with new_folder(tmp_path / "a") as folder:
         manifest, payload = payload_of(1.0)
-        folder.release(row_of(manifest, 1), payload)
+        folder.release(row_of(manifest, 1), payload, sign=sign)
     if loss == "removed":
         (tmp_path / "a" / "ledger.sqlite").unlink()
     else:
@@ -130,9 +130,19 @@ def test_a_damaged_ledger_file_is_an_error_with_a_cure(tmp_path: Path) -> None:
 def test_a_folder_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     new_folder(tmp_path / "a").close()
     with closing(sqlite3.connect(tmp_path / "a" / "ledger.sqlite")) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     with pytest.raises(FolderError, match="newer splitfed"):
         new_folder(tmp_path / "a")
+
+
+def test_a_folder_of_an_older_format_is_refused_with_a_cure(tmp_path: Path) -> None:
+    new_folder(tmp_path / "a").close()
+    with closing(sqlite3.connect(tmp_path / "a" / "ledger.sqlite")) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    for use in (new_folder, RunFolder.read_only):
+        with pytest.raises(FolderError, match="older splitfed .format 1, this one writes 2") as it:
+            use(tmp_path / "a")
+        assert "begin anew with another --out" in it.value.cure
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -172,7 +182,7 @@ def test_a_reader_changes_nothing(tmp_path: Path) -> None:
     with RunFolder.read_only(tmp_path / "a") as view:
         view.verify()
         with pytest.raises(Defect, match="for reading only"):
-            view.ledger.append(row_of(payload_of(1.0)[0], 1))
+            view.ledger.append(row_of(payload_of(1.0)[0], 1), sign)
     after = {
         path: path.read_bytes()
         for path in (tmp_path / "a").rglob("*")
@@ -243,7 +253,7 @@ def test_reading_a_folder_imports_no_torch(tmp_path: Path) -> None:
     """`splitfed status` must answer at once."""
     with new_folder(tmp_path / "a") as folder:
         close(folder, 1)
-        folder.ledger.append(row_of(payload_of(1.0)[0], 1))
+        folder.ledger.append(row_of(payload_of(1.0)[0], 1), sign)
     code = (
         "import sys; from pathlib import Path; from splitfed.store import RunFolder\n"
         "with RunFolder.read_only(Path(sys.argv[1])) as view:\n"

@@ -10,12 +10,12 @@ import pytest
 
 from splitfed.errors import FolderError
 from splitfed.store import RunFolder
-from tests.support.folders import FullDisk, close, new_folder, payload_of, row_of
+from tests.support.folders import FullDisk, close, new_folder, payload_of, row_of, sign
 
 
 def release(folder: RunFolder) -> None:
     manifest, payload = payload_of(2.0)
-    folder.release(row_of(manifest, 2), payload)
+    folder.release(row_of(manifest, 2), payload, sign=sign)
 
 
 def receive(folder: RunFolder) -> None:

@@ -14,7 +14,7 @@ import pytest
 from splitfed.errors import Defect, LedgerTampered
 from splitfed.store import RunFolder
 from splitfed.store.ledger import chain, genesis
-from tests.support.folders import new_folder, payload_of, row_of
+from tests.support.folders import new_folder, payload_of, row_of, sign
 
 ROWS = 5
 
@@ -30,7 +30,7 @@ def written(tmp_path: Path) -> Path:
     """A closed folder whose ledger has five rows."""
     with new_folder(tmp_path / "a") as opened:
         for round in range(1, ROWS + 1):
-            opened.ledger.append(row_of(payload_of(round)[0], round))
+            opened.ledger.append(row_of(payload_of(round)[0], round), sign)
     return tmp_path / "a"
 
 
@@ -52,58 +52,60 @@ def complaint(path: Path) -> str:
 def test_each_head_is_made_of_the_head_before_and_the_row(folder: RunFolder) -> None:
     row = row_of(payload_of(1)[0], 1)
     assert folder.ledger.head() == genesis(folder.folder_id, "a")
-    head = folder.ledger.append(row)
+    head = folder.ledger.append(row, sign).head
     assert head == chain(genesis(folder.folder_id, "a"), 1, 1.5e9, row) == folder.ledger.head()
     (entry,) = folder.ledger.rows()
-    assert (entry.row, entry.head, entry.acknowledged, entry.signature) == (row, head, (), None)
+    assert (entry.row, entry.head, entry.receipts) == (row, head, ())
+    assert entry.signature == sign(1, head)
 
 
 @pytest.mark.parametrize("epsilon", [None, 0.1, 3])
 def test_what_is_read_is_what_was_written(folder: RunFolder, epsilon: float | None) -> None:
     row = msgspec.structs.replace(row_of(payload_of(1)[0], 1), epsilon=epsilon)
-    folder.ledger.append(row)
+    folder.ledger.append(row, sign)
     assert folder.ledger.rows()[0].row == row
     assert folder.ledger.verify() == 1
 
 
 def test_appending_a_release_again_changes_nothing(folder: RunFolder) -> None:
     row = row_of(payload_of(1)[0], 1)
-    head = folder.ledger.append(row)
-    folder.ledger.append(row_of(payload_of(2)[0], 2))
-    assert folder.ledger.append(row) == head
+    head = folder.ledger.append(row, sign).head
+    folder.ledger.append(row_of(payload_of(2)[0], 2), sign)
+    assert folder.ledger.append(row, sign).head == head
     assert len(folder.ledger.rows()) == 2
 
 
 def test_other_bytes_under_a_recorded_release_are_refused(folder: RunFolder) -> None:
     """After a crash the stored bytes are sent again, never new ones."""
-    head = folder.ledger.append(row_of(payload_of(1)[0], 1))
+    head = folder.ledger.append(row_of(payload_of(1)[0], 1), sign).head
     with pytest.raises(Defect, match="round 1: the update with root"):
-        folder.ledger.append(row_of(payload_of(2)[0], 1))
+        folder.ledger.append(row_of(payload_of(2)[0], 1), sign)
     assert folder.ledger.head() == head
 
 
 def test_kinds_of_one_round_are_releases_of_their_own(folder: RunFolder) -> None:
-    folder.ledger.append(row_of(payload_of(1)[0], 1, "update"))
-    folder.ledger.append(row_of(payload_of(1)[0], 1, "outputs"))
+    folder.ledger.append(row_of(payload_of(1)[0], 1, "update"), sign)
+    folder.ledger.append(row_of(payload_of(1)[0], 1, "outputs"), sign)
     assert [entry.row.kind for entry in folder.ledger.rows()] == ["update", "outputs"]
 
 
 def test_acknowledgements_are_kept_by_peer_and_outside_the_chain(folder: RunFolder) -> None:
     row = row_of(payload_of(1)[0], 1)
-    head = folder.ledger.append(row)
+    head = folder.ledger.append(row, sign).head
     for peer in ("c", "b", "c"):
-        folder.ledger.acknowledge(row.release, peer)
+        folder.ledger.acknowledge(row.release, peer, peer.encode() * 64)
     assert folder.ledger.rows()[0].acknowledged == ("b", "c")
+    assert folder.ledger.rows()[0].receipts == (("b", b"b" * 64), ("c", b"c" * 64))
     assert folder.ledger.head() == head
     assert folder.ledger.verify() == 1
     with pytest.raises(Defect, match="not recorded"):
-        folder.ledger.acknowledge(b"x" * 32, "b")
+        folder.ledger.acknowledge(b"x" * 32, "b", bytes(64))
 
 
 def test_ledgers_of_two_folders_share_no_head(tmp_path: Path) -> None:
     row = row_of(payload_of(1)[0], 1)
     with new_folder(tmp_path / "one") as one, new_folder(tmp_path / "two") as two:
-        assert one.ledger.append(row) != two.ledger.append(row)
+        assert one.ledger.append(row, sign).head != two.ledger.append(row, sign).head
 
 
 def test_untouched_ledger_verifies(written: Path) -> None:
@@ -184,7 +186,7 @@ def test_a_row_added_behind_the_last_is_named(written: Path) -> None:
         written,
         "INSERT INTO ledger SELECT 6, 1.0, "
         f"x'{row.release.hex()}', 7, 'update', tensors, x'{row.root.hex()}', {row.size}, NULL, "
-        f"x'{last.head.hex()}', x'{head.hex()}', NULL FROM ledger WHERE number = 5",
+        f"x'{last.head.hex()}', x'{head.hex()}', zeroblob(64) FROM ledger WHERE number = 5",
     )
     assert "row 6 was added" in complaint(written)
 
@@ -213,7 +215,7 @@ def test_a_changed_outbox_file_is_found_by_verify_and_a_pruned_one_is_none(tmp_p
     with new_folder(tmp_path / "a") as folder:
         for round in (1, 2):
             manifest, payload = payload_of(round)
-            folder.release(row_of(manifest, round), payload)
+            folder.release(row_of(manifest, round), payload, sign=sign)
         folder.outbox.prune({manifest.root})
         assert folder.verify() == 2
         file = folder.outbox.folder / manifest.root.hex()
@@ -224,16 +226,16 @@ def test_a_changed_outbox_file_is_found_by_verify_and_a_pruned_one_is_none(tmp_p
 
 def test_a_release_is_refused_when_its_row_names_another_payload(folder: RunFolder) -> None:
     with pytest.raises(Defect, match="its ledger row says"):
-        folder.release(row_of(payload_of(1)[0], 1), payload_of(2)[1])
+        folder.release(row_of(payload_of(1)[0], 1), payload_of(2)[1], sign=sign)
     assert folder.ledger.rows() == ()
     assert folder.outbox.roots() == frozenset()
 
 
 def test_a_refused_second_release_leaves_no_file(folder: RunFolder) -> None:
     first, second = payload_of(1), payload_of(2)
-    folder.release(row_of(first[0], 1), first[1])
+    folder.release(row_of(first[0], 1), first[1], sign=sign)
     with pytest.raises(Defect):
-        folder.release(row_of(second[0], 1), second[1], second[0])
+        folder.release(row_of(second[0], 1), second[1], second[0], sign=sign)
     assert folder.outbox.roots() == {first[0].root}
 
 
@@ -242,7 +244,7 @@ def test_the_ledger_belongs_to_the_thread_that_opened_it(folder: RunFolder) -> N
 
     def elsewhere() -> None:
         for use in (
-            lambda: folder.ledger.append(row_of(payload_of(1)[0], 1)),
+            lambda: folder.ledger.append(row_of(payload_of(1)[0], 1), sign),
             folder.closed,
             folder.close,
         ):

@@ -10,7 +10,7 @@ import pytest
 
 from splitfed.errors import Defect
 from splitfed.store import Checkpoint, Evidence, InputRow, RunFolder, VoteRow
-from tests.support.folders import close, new_folder, payload_of, row_of, state_after
+from tests.support.folders import close, new_folder, payload_of, row_of, sign, state_after
 
 ROOT, OTHER = b"1" * 32, b"2" * 32
 
@@ -159,7 +159,7 @@ def test_pruning_keeps_what_the_last_closed_round_and_the_open_one_need(folder: 
     payloads = {}
     for round in (1, 2, 3):
         mine, theirs = payload_of(round), payload_of(10 + round)
-        folder.release(row_of(mine[0], round), mine[1])
+        folder.release(row_of(mine[0], round), mine[1], sign=sign)
         folder.inbox.put(*theirs)
         folder.save_input(round, "a", b"offer", mine[0].root)
         folder.save_input(round, "b", b"offer", theirs[0].root)

@@ -64,5 +64,10 @@ def recorded(round: int, **more: Any) -> LedgerEntry:
         "root": debit.root, "size": 1, "epsilon": 0.5, **more,
     }  # fmt: skip
     return LedgerEntry(
-        number=round, time=1.0, row=ReleaseRow(**fields), previous=b"p" * 32, head=b"h" * 32
+        number=round,
+        time=1.0,
+        row=ReleaseRow(**fields),
+        previous=b"p" * 32,
+        head=b"h" * 32,
+        signature=bytes(64),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,25 @@ class Answer:
     code: int
     out: str
     error: str
+
+    @property
+    def told(self) -> str:
+        """All of it, for a message of an assertion that failed."""
+        return self.out + self.error
+
+
+def answer_to(*words: str | Path) -> Answer:
+    """One command to its end, for whoever cannot have pytest's capture: a wider fixture."""
+    out, error = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(error),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main([str(word) for word in words])
+    code = ended.value.code
+    assert isinstance(code, int), code
+    return Answer(code, out.getvalue(), error.getvalue())
 
 
 class Shell:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,20 +36,39 @@ class Content:
     synced: bytes
 
 
-class CrashDisk(Disk):
+class QuickDisk(Disk):
+    """Syncs nothing: for tests that live hundreds of lives and in which no machine fails."""
+
+    def write_file(self, path: Path, parts: Iterable[Bytes]) -> None:
+        path.write_bytes(b"".join(bytes(part) for part in parts))
+
+    def fsync_dir(self, folder: Path) -> None:
+        pass
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        super().commit(connection)
+        connection.execute("PRAGMA synchronous = OFF")  # SQLite allows it between transactions
+
+
+class CrashDisk(QuickDisk):
     """Counts durable points and, once armed, crashes at one of them.
 
     The image is made at the moment of the crash: what the dying process would still tidy
-    up on its way out is not in it.
+    up on its way out is not in it. What is synced is kept in mind, and nothing in earnest.
 
     Args:
         root: the run folder; what is in it now counts as synced.
+
+    Attributes:
+        points: what was done, or begun, at each durable point so far.
+        died: called at the crash, before its image is made.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.points: list[str] = []
-        self._plan: tuple[int, Path, Image] | None = None
+        self.died: Callable[[], None] = lambda: None
+        self.plan: tuple[int, Path, Image] | None = None
         self._now: dict[Path, Content] = {}
         for name in MODELLED:
             for path in (root / name).glob("*"):
@@ -60,11 +79,12 @@ class CrashDisk(Disk):
     def arm(self, stop: int, target: Path, kind: Image) -> None:
         """Count from 0 again and crash before point ``stop``, leaving ``kind`` at ``target``."""
         self.points = []
-        self._plan = (stop, target, kind)
+        self.plan = (stop, target, kind)
 
     def _point(self, what: str) -> None:
-        if self._plan is not None and len(self.points) == self._plan[0]:
-            _, target, kind = self._plan
+        if self.plan is not None and len(self.points) == self.plan[0]:
+            _, target, kind = self.plan
+            self.died()
             self.image(target, kind)
             raise Crash(what)
         self.points.append(what)
@@ -76,10 +96,9 @@ class CrashDisk(Disk):
     def write_file(self, path: Path, parts: Iterable[Bytes]) -> None:
         self._point(f"write {path.name}")
         data = b"".join(bytes(part) for part in parts)
-        path.write_bytes(data)
+        super().write_file(path, (data,))
         content = self._now[path] = Content(data, b"")
         self._point(f"sync {path.name}")
-        super().write_file(path, (data,))
         content.synced = data
 
     def rename(self, source: Path, target: Path) -> None:

@@ -43,7 +43,7 @@ def learner(method: str = "distill", *, party: str = "a", seed: int = 1, **more:
         seed=7,
         party=party,
         rounds=2,
-        acceptance=True,
+        acceptance=more.pop("acceptance", True),
         fusion=fusion,
         **more,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +14,12 @@ import torch
 
 from splitfed.progress import Silent
 from splitfed.rounds import Ending, Engine, Entrance, FusionTerms, Terms, Trained
-from splitfed.store import RunFolder
+from splitfed.store import Disk, RunFolder
 from splitfed.tensors import Tensors, describe, digest
 from splitfed.transport.events import Greeting
-from splitfed.transport.keys import Identity, Secret, make_secret, verify_signature
+from splitfed.transport.keys import Identity, Secret, make_secret
 from splitfed.transport.link import Link
-from splitfed.transport.memory import MemoryHub
+from splitfed.transport.memory import MemoryHub, MemoryWire
 from splitfed.types import TensorSpec
 
 INITIAL: Tensors = {"w": torch.zeros(4), "b": torch.tensor([1.0, -1.0])}
@@ -105,11 +107,15 @@ class Town:
     names: list[str]
     changes: dict = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
+    disks: dict[str, Disk] = field(default_factory=dict)
+    wires: dict[str, MemoryWire] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.hub = MemoryHub(self.names)
         self.secrets = {name: make_secret() for name in self.names}
         self.terms = make_terms(self.names, self.secrets, **self.changes)
+        self.learner: type[AddingLearner] = AddingLearner
         self.learners = {n: AddingLearner(float(i + 1)) for i, n in enumerate(sorted(self.names))}
         self.folders: dict[str, Path] = {name: self.path / name for name in self.names}
         self.endings: dict[str, Ending | BaseException] = {}
@@ -124,14 +130,21 @@ class Town:
             initial=digest(INITIAL),
             folder=folder,
             boot=boot,
+            roster_document=json.dumps(
+                {
+                    party: {"public_key": "", "signing_key": key}
+                    for party, key in self.terms.signing_keys.items()
+                }
+            ),
         )
 
     def verify(self, party: str, body: bytes, signature: bytes) -> bool:
-        return verify_signature(self.terms.signing_keys[party], body, signature)
+        return self.terms.signed_now(party, body, signature)
 
     def link(self, name: str, greeting: Greeting, accept) -> Link:
-        return Link(
-            self.hub.wire(name),
+        wire = self.wires[name] = self.hub.wire(name)
+        self.links[name] = Link(
+            wire,
             name,
             [other for other in self.terms.parties if other != name],
             greeting=greeting,
@@ -139,10 +152,23 @@ class Town:
             verify=self.verify,
             clock=self.clock,
         )
+        return self.links[name]
+
+    def account(self, name: str) -> AbstractContextManager[dict]:
+        """What else the engine is told, opened in its thread after the run folder."""
+        return nullcontext({})
 
     def live(self, name: str, **engine) -> Ending:
         """One party's whole run in this thread."""
-        with RunFolder.open(self.folders[name], party=name, contract=self.terms.contract) as folder:
+        with (
+            RunFolder.open(
+                self.folders[name],
+                party=name,
+                contract=self.terms.contract,
+                disk=self.disks.get(name),
+            ) as folder,
+            self.account(name) as account,
+        ):
             entrance = Entrance(self.terms)
             greeting = self.greeting(name, folder.folder_id, folder.boot)
             link = self.link(name, greeting, entrance.accept)
@@ -158,6 +184,7 @@ class Town:
                 greeting=greeting,
                 progress=Silent(),
                 clock=self.clock,
+                **account,
                 **engine,
             )
             self.rejected[name] = it.rejected
@@ -179,12 +206,18 @@ class Town:
         self._threads[name] = threading.Thread(target=work, daemon=True)
         self._threads[name].start()
 
+    def kill(self, name: str) -> None:
+        """What the kernel does for a dead process: its connections break, and no goodbye."""
+        wire = self.wires.get(name)
+        if wire is not None:
+            self.hub.closed(wire)
+
     def wait(self, *names: str, within: float = 60.0) -> None:
         """Until these parties have ended; fails the test if they do not."""
         for name in names or self.names:
             thread = self._threads[name]
             thread.join(within)
-            assert not thread.is_alive(), f"{name} did not end within {within} s"
+            assert not thread.is_alive(), f"{name} did not end within {within} s: {self.endings}"
 
     def identity(self, name: str) -> Identity:
         return Identity(name=name, secret=self.secrets[name])

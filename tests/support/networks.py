@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from splitfed.entries import entry_message
 from splitfed.tensors import manifest_of
 from splitfed.transport.events import (
     Event,
@@ -164,8 +165,25 @@ class LinkParty:
         specs = (TensorSpec("w", (len(payload),), "uint8"),)
         manifest = manifest_of(payload, specs, CHUNK)
         fields = {"run": RUN, "round": round, "party": self.name, "kind": "update"}
-        signature = secret_of(self.name).sign(offer_message(root=manifest.root, **fields))
-        return Outgoing(Offer(manifest=manifest, signature=signature, **fields), payload)
+        fields["root"] = manifest.root
+        place = {"number": round, "head": round.to_bytes(32, "big")}
+        secret = secret_of(self.name)
+        offer = Offer(
+            kind="update",
+            run=RUN,
+            round=round,
+            party=self.name,
+            manifest=manifest,
+            signature=secret.sign(offer_message(**fields)),
+            entry_signature=secret.sign(entry_message(**fields, **place)),
+            **place,
+        )
+        return Outgoing(offer, payload)
+
+    def stored(self, offer: Offer) -> None:
+        """The app holds this payload of the peer durably."""
+        receipt = secret_of(self.name).sign(offer.entry.receipt_message(self.name))
+        self.link.stored(offer.party, offer, receipt)
 
     def offer(self, round: int, payload: bytes) -> Outgoing:
         out = self.outgoing(round, payload)

@@ -156,11 +156,11 @@ class Proxy:
 
         return self._call(apply)
 
-    def cut_after(self, count: int, way: Way = "up") -> None:
-        """Resets the connection on which the ``count``-th byte from now passes, after it."""
+    def cut_after(self, count: int, way: Way = "up", *, reset: bool = True) -> None:
+        """Ends the connection on which the ``count``-th byte from now passes, after it."""
 
         def end(pair: Pair) -> None:
-            self._end(pair, reset=True)
+            self._end(pair, reset=reset)
 
         self._call(lambda: self._faults[way].append((self.passed[way] + count, end)))
 
@@ -175,6 +175,11 @@ class Proxy:
     def corrupt(self, after: int = 0, way: Way = "up") -> None:
         """Flips one bit of the byte that follows the next ``after`` bytes, once."""
         self._call(lambda: self._faults[way].append((self.passed[way] + after, None)))
+
+    @property
+    def pending(self) -> int:
+        """Faults that still wait for their byte."""
+        return sum(map(len, self._faults.values()))
 
     @property
     def connections(self) -> int:

@@ -43,5 +43,5 @@ def payload(party: LinkParty, round: int = 1, size: int = 5 * CHUNK + 7) -> byte
 def take(party: LinkParty, count: int = 1) -> bytes:
     """Wait for a payload and store it."""
     arrived = party.wait(Arrived, count)
-    party.link.stored(party.peer, arrived.offer.manifest.root)
+    party.stored(arrived.offer)
     return bytes(arrived.payload)

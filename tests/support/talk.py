@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import blake3
 import msgspec
 
+from splitfed.entries import entry_message
 from splitfed.tensors import manifest_of
 from splitfed.transport.channel import Channel
 from splitfed.transport.conversation import Conversation
@@ -24,7 +25,15 @@ from splitfed.transport.events import (
     vote_message,
 )
 from splitfed.transport.exchange import Settings
-from splitfed.transport.frames import Body, Header, Type, decode_body, decode_header, encode_body
+from splitfed.transport.frames import (
+    Body,
+    Header,
+    StoredBody,
+    Type,
+    decode_body,
+    decode_header,
+    encode_body,
+)
 from splitfed.transport.wire import Message
 from splitfed.types import TensorSpec
 
@@ -49,7 +58,7 @@ def verify(party: str, message: bytes, signature: bytes) -> bool:
 
 def greeting(name: str, **fields: Any) -> Greeting:
     """What ``name`` says about itself; all agree unless ``fields`` says otherwise."""
-    usual = {
+    usual: dict[str, Any] = {
         "name": name,
         "contract": b"c" * 32,
         "roster": b"r" * 32,
@@ -76,8 +85,21 @@ def signed(party: str, round: int, payload: bytes, *, chunk: int = CHUNK) -> Out
 
 
 def offer_of(party: str, round: int, manifest: Any, *, kind: str = "update") -> Offer:
-    message = offer_message(run=RUN, round=round, party=party, kind=kind, root=manifest.root)
-    return Offer(kind, RUN, round, party, manifest, sign(party, message))
+    fields = {"run": RUN, "round": round, "party": party, "kind": kind, "root": manifest.root}
+    head = blake3.blake3(f"{party} {round} {kind}".encode()).digest()
+    entry = entry_message(number=round, head=head, **fields)
+    signature = sign(party, offer_message(**fields))
+    return Offer(kind, RUN, round, party, manifest, signature, round, head, sign(party, entry))
+
+
+def receipt(receiver: str, offer: Offer) -> bytes:
+    """``receiver``'s counter-signature of the offer's ledger entry."""
+    return sign(receiver, offer.entry.receipt_message(receiver))
+
+
+def stored_body(receiver: str, offer: Offer) -> StoredBody:
+    """What ``receiver`` answers once it holds the payload."""
+    return StoredBody(offer.manifest.root[:8], receipt(receiver, offer))
 
 
 def signed_vote(party: str, body: bytes) -> tuple[bytes, bytes]:
@@ -128,6 +150,10 @@ class Party:
             links=links,
         )
         self.events: list[Event] = []
+
+    def holds(self, offer: Offer) -> None:
+        """Its app stored this payload durably."""
+        self.talk.stored(offer, receipt(self.name, offer))
 
     def of(self, kind: type[E]) -> list[E]:
         """Its events of one kind."""
@@ -236,7 +262,11 @@ class Net:
 
     def say_raw(self, line: Line, sender: Party, kind: Type, data: bytes, **header: Any) -> None:
         channel = channel_of(sender, line)
-        fields = {"session": channel.session, "sequence": channel.sent + 1, "length": len(data)}
+        fields: dict[str, Any] = {
+            "session": channel.session,
+            "sequence": channel.sent + 1,
+            "length": len(data),
+        }
         channel.sent += 1
         self.inject(line, line.other(sender), Header(kind, **(fields | header)).encode(), data)
 

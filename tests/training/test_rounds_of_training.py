@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from splitfed.random import derive, generator
 from splitfed.sharing import named_tensors, shared_tensors
 from splitfed.tensors import digest
 from splitfed.training import batches as batches_module
+from splitfed.training import determinism as determinism_module
 from splitfed.training import loop as loop_module
 from splitfed.training import trainer as trainer_module
+from splitfed.training.determinism import deterministic
 from tests.support.data import tiny_set
 from tests.support.training import CLASSES, TinyNet, tiny_trainer
 
@@ -269,13 +272,31 @@ def test_an_operation_that_is_not_deterministic_is_refused_by_name() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_switches_for_determinism_are_put_back() -> None:
+@pytest.mark.parametrize("compiler", [False, True])
+def test_switches_for_determinism_are_put_back(
+    compiler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By either of torch's doors to them: with its compiler loaded, and without."""
+    from torch._inductor import config
+
+    if not compiler:
+        monkeypatch.setattr(determinism_module, "sys", SimpleNamespace(modules={}))
+    for enabled, warn_only in ((False, False), (True, False), (True, True)):
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        try:
+            with deterministic():
+                assert torch.are_deterministic_algorithms_enabled()
+                assert not torch.is_deterministic_algorithms_warn_only_enabled()
+                assert config.deterministic == (compiler or enabled)
+                assert not torch.utils.deterministic.fill_uninitialized_memory
+            assert torch.are_deterministic_algorithms_enabled() == enabled
+            assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+            assert torch.utils.deterministic.fill_uninitialized_memory
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def test_a_round_of_training_leaves_the_switches_as_they_were() -> None:
     tiny_trainer().train_round(1)
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        tiny_trainer().train_round(1)
-        assert torch.is_deterministic_algorithms_warn_only_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)

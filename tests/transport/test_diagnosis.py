@@ -124,10 +124,21 @@ def test_a_refusal_is_fatal_and_a_failure_to_check_is_not() -> None:
 
 def test_a_key_that_once_matched_is_not_called_wrong_for_good() -> None:
     watched = Watched()
+    watched.watch.found(Answer.CURVE)
     assert watched.watch.found(Answer.CURVE).fatal
     watched.feed(CONNECTED, SUCCEEDED)
-    assert not watched.watch.found(Answer.CURVE).fatal
+    for _ in range(3):
+        assert not watched.watch.found(Answer.CURVE).fatal
     assert not watched.watch.found(Answer.OTHER).fatal
+
+
+def test_a_few_handshakes_broken_off_by_a_bad_line_are_no_wrong_key() -> None:
+    watched = Watched()
+    for answer in (Answer.CURVE, Answer.CLOSED, Answer.CURVE):
+        assert not watched.watch.found(answer).fatal
+    # The next one that is broken off makes us look again, not the third.
+    assert watched.feed(CONNECTED, DISCONNECTED) == [Act.PROBE]
+    assert watched.watch.found(Answer.CURVE).fatal
 
 
 @pytest.mark.parametrize("answer", [Answer.CLOSED, Answer.SILENT, Answer.REFUSED])

@@ -50,14 +50,39 @@ def test_a_goodbye_that_a_break_swallowed_is_said_again() -> None:
     assert alice.only(Left).reason == "interrupted"
 
 
-def test_a_goodbye_that_was_read_is_not_repeated() -> None:
+def test_a_goodbye_that_was_read_is_said_again_in_a_new_session() -> None:
+    """A new session means that a party is back: the peer takes back that it left."""
     net, alice, bob, line = joined()
     bob.talk.goodbye("finished", 3)
     net.pump()
     net.cut(line)
+    assert bob.talk.settled  # whoever was heard owes nobody a new connection
+    net.connect(bob, alice)
+    assert not bob.talk.settled
+    net.pump()
+    assert [event.closed for event in alice.of(Left)] == [3, 3]
+    assert alice.talk.view.state == "left"
+    assert bob.talk.settled
+
+
+def test_a_last_word_that_a_break_swallowed_keeps_the_link_open_for_a_new_connection() -> None:
+    net, alice, bob, line = joined()
+    net.lose = lambda frame: frame.type is Type.GOODBYE
+    bob.talk.goodbye("finished", 3)
+    net.pump()
+    net.cut(line)
+    assert not bob.talk.settled
+    net.lose = lambda frame: False
     net.connect(bob, alice)
     net.pump()
-    assert len(alice.of(Left)) == 1
+    assert bob.talk.settled
+    assert alice.only(Left).closed == 3
+
+
+def test_nobody_waits_to_take_leave_of_a_peer_that_was_never_there() -> None:
+    party = Party("bob", "alice")
+    party.talk.goodbye("finished", 3)
+    assert party.talk.settled
 
 
 def test_whoever_left_may_come_back() -> None:

@@ -25,7 +25,8 @@ def test_the_same_folder_with_the_same_or_a_later_boot_takes_over(boot: int) -> 
     second = net.connect(later, alice)
     net.pump()
     assert alice.talk.current is channel_of(alice, second)
-    assert channel_of(alice, line).state is State.CLOSED
+    # Of one process, the connection left behind may be the newer one: it may greet again.
+    assert channel_of(alice, line).state is (State.NEW if boot == 1 else State.CLOSED)
     assert later.talk.current is not None
     assert [type(e) for e in alice.events if isinstance(e, Greeted | LinkBroken)] == [
         Greeted,

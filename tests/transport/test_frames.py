@@ -35,7 +35,7 @@ BODIES = [
     Reset(),
     OfferBody(outgoing("alice").offer),
     Pull(((0, 32), (40, 1))),
-    StoredBody(b"rootroot"),
+    StoredBody(b"rootroot", b"s" * 64),
     Vote(b"a vote", bytes(64)),
     StatusBody(Status("training", 3, 10, 31)),
     Goodbye("finished", 10),

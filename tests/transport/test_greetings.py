@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from splitfed.errors import Difference
@@ -14,7 +15,7 @@ from splitfed.transport.greetings import (
     negotiate,
     session_name,
 )
-from tests.support.talk import greeting
+from tests.support.talk import greeting, outgoing
 
 
 def test_both_ends_find_the_same_session_name_and_no_field_is_ignored() -> None:
@@ -53,7 +54,7 @@ def test_the_newest_version_that_both_speak_is_chosen(
     ("field", "reason"),
     [
         ({}, None),
-        ({"versions": (2, 3)}, "version"),
+        ({"versions": (3, 4)}, "version"),
         ({"contract": b"x" * 32}, "contract"),
         ({"roster": b"x" * 32}, "contract"),
         ({"initial": b"x" * 32}, "initial"),
@@ -68,12 +69,15 @@ def test_what_must_be_equal_is_and_nothing_else_must(
     assert mismatch(greeting("bob", **field), greeting("alice")) == reason
 
 
-def test_a_greeting_travels_without_documents_and_with_the_readers_own_vote() -> None:
+def test_a_greeting_travels_without_documents_and_with_what_is_the_readers_own() -> None:
     votes = {"bob": (b"vote of bob", bytes(64)), "carol": (b"vote of carol", bytes(64))}
     full = greeting("alice", contract_document="{}", roster_document="{}", votes_held=votes)
+    held = {name: (outgoing(name).offer.entry, bytes(64)) for name in ("bob", "carol")}
+    full = msgspec.structs.replace(full, entries_held=held)
     sent = addressed(full, "bob")
     assert (sent.contract_document, sent.roster_document) == ("", "")
     assert sent.votes_held == {"bob": votes["bob"]}
+    assert sent.entries_held == {"bob": held["bob"]}
     assert addressed(full, "bob", documents=True).contract_document == "{}"
 
 
@@ -118,6 +122,6 @@ def test_other_initial_tensors_are_told_with_the_software_of_both_sides() -> Non
 
 
 def test_versions_that_do_not_meet_are_told_as_ranges() -> None:
-    error = mismatch_error("bob", "version", greeting("alice"), greeting("bob", versions=(2, 4)))
-    assert error.differences[0] == Difference("splitfed protocol", "1", "2 to 4")
+    error = mismatch_error("bob", "version", greeting("alice"), greeting("bob", versions=(3, 4)))
+    assert error.differences[0] == Difference("splitfed protocol", "2", "3 to 4")
     assert "version" in error.cure

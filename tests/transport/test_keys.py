@@ -11,13 +11,17 @@ import pytest
 import zmq
 
 from splitfed.errors import UserError
+from splitfed.signatures import PartyKeys, by_revoked, verified_by
 from splitfed.transport.keys import (
     PeerKeys,
+    Secret,
     create_secret,
     is_curve_key,
     is_signing_key,
+    load_own,
     load_secret,
     make_secret,
+    next_secret,
     verify_signature,
 )
 
@@ -183,3 +187,78 @@ def test_fresh_keys_are_of_the_checked_form() -> None:
     secret = make_secret()
     assert is_curve_key(secret.curve_public)
     assert is_signing_key(secret.signing_public)
+
+
+def test_a_link_to_a_secret_is_followed_and_what_it_leads_to_must_be_private(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "vault").mkdir()
+    real, link = tmp_path / "vault" / "real.json", tmp_path / "secret.json"
+    public = create_secret(real)
+    link.symlink_to(real)
+    assert load_secret(link).public == public
+    real.chmod(0o640)
+    with pytest.raises(UserError, match="mode 0640"):
+        load_secret(link)
+
+
+@pytest.mark.parametrize("folder", ["", "vault"])
+def test_a_folder_in_which_everybody_may_replace_the_secret_is_refused(
+    tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "vault").mkdir()
+    create_secret(tmp_path / "vault" / "real.json")
+    (tmp_path / "secret.json").symlink_to(tmp_path / "vault" / "real.json")
+    (tmp_path / folder).chmod(0o777)
+    with pytest.raises(UserError, match="everybody may put another") as refused:
+        load_secret(tmp_path / "secret.json")
+    assert refused.value.cure.startswith(f"chmod o-w {tmp_path / folder};")
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o775, 0o1777])
+def test_a_folder_that_others_may_read_or_only_add_to_is_none_of_our_business(
+    tmp_path: Path, mode: int
+) -> None:
+    create_secret(tmp_path / "secret.json")
+    tmp_path.chmod(mode)
+    load_secret(tmp_path / "secret.json")
+
+
+def test_a_link_that_leads_nowhere_or_in_a_circle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="there is no secret file"):
+        load_secret(tmp_path / "nowhere")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_own(tmp_path / "circle", make_secret().public)
+
+
+def test_the_next_secret_counts_once_the_agreement_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "secret.json"
+    old, new = create_secret(path), create_secret(next_secret(path))
+    assert load_own(path, old).public == old
+    assert load_own(path, new).public == new
+    assert load_own(path, make_secret().public).public == old
+    next_secret(path).chmod(0o644)
+    with pytest.raises(UserError, match="secret.json.next"):
+        load_own(path, new)
+
+
+OLD, NEW, STOLEN = (make_secret() for _ in range(3))
+KEYS = PartyKeys(
+    present=NEW.signing_public, retired=(OLD.signing_public,), revoked=(STOLEN.signing_public,)
+)
+
+
+@pytest.mark.parametrize(
+    ("secret", "now", "past"), [(NEW, True, True), (OLD, False, True), (STOLEN, False, False)]
+)
+def test_a_retired_key_counts_for_the_past_alone_and_a_revoked_one_never(
+    secret: Secret, now: bool, past: bool
+) -> None:
+    signature = secret.sign(b"body")
+    assert verified_by(KEYS, b"body", signature, past=False) == now
+    assert verified_by(KEYS, b"body", signature, past=True) == past
+    assert by_revoked(KEYS, b"body", signature) == (secret is STOLEN)
+    assert not verified_by(KEYS, b"other", signature, past=True)
+    assert not by_revoked(KEYS, b"other", signature)

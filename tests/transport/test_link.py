@@ -60,6 +60,9 @@ class FakeWire(Wire):
     def rebuild(self, peer: str) -> None:
         pass
 
+    def drop(self, peer: str, connection: bytes) -> None:
+        pass
+
     def close(self) -> None:
         self.closed_in = threading.current_thread()
 
@@ -284,7 +287,7 @@ def test_leaving_for_no_reason_of_the_protocol_is_our_defect(hub: MemoryHub) -> 
 def test_traffic_counts_payload_and_wire_both_ways(links: list[LinkParty], hub: MemoryHub) -> None:
     alice, bob = begin_pair(links, hub)
     out = bob.offer(1, bytes(3 * CHUNK))
-    alice.link.stored("bob", alice.wait(Arrived).offer.manifest.root)
+    alice.stored(alice.wait(Arrived).offer)
     bob.wait(Delivered)
     assert bob.link.traffic().payload_sent == len(out.payload)
     assert alice.link.traffic().payload_received == len(out.payload)

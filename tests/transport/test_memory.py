@@ -145,7 +145,7 @@ def test_every_pair_of_four_parties_exchanges_its_updates() -> None:
         for count in range(1, 4):
             arrived = party.wait(Arrived, count)
             assert arrived.payload == payloads[arrived.peer]
-            party.link.stored(arrived.peer, arrived.offer.manifest.root)
+            party.stored(arrived.offer)
         assert {event.peer for event in party.of(Arrived)} == set(NAMES) - {me}
     for party in parties.values():
         party.wait(Delivered, 3)

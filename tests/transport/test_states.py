@@ -19,7 +19,6 @@ from splitfed.transport.frames import (
     Pull,
     Reset,
     StatusBody,
-    StoredBody,
     Type,
     Vote,
     Welcome,
@@ -35,6 +34,7 @@ from tests.support.talk import (
     greeting,
     outgoing,
     signed_vote,
+    stored_body,
 )
 
 LEGAL = [(role, state) for role, state in itertools.product(Role, State) if (role, state) in TABLE]
@@ -44,7 +44,7 @@ BODIES = {
     Type.RESET: Reset(),
     Type.OFFER: OfferBody(outgoing("bob").offer),
     Type.PULL: Pull(((0, 1),)),
-    Type.STORED: StoredBody(outgoing("alice").offer.manifest.root[:8]),
+    Type.STORED: stored_body("bob", outgoing("alice").offer),
     Type.VOTE: Vote(*signed_vote("bob", b"vote")),
     Type.STATUS: StatusBody(Status("training", 1, 1, 1)),
     Type.GOODBYE: Goodbye("finished", 1),

@@ -19,6 +19,7 @@ from tests.support.talk import (
     arrived,
     joined,
     outgoing,
+    receipt,
     replace,
     signed,
     signed_vote,
@@ -51,10 +52,11 @@ def test_stored_is_said_only_when_the_app_has_it_and_told_once() -> None:
     assert Type.STORED not in net.types()
     assert not bob.of(Delivered)
     for _ in range(2):
-        alice.talk.stored(out.offer.manifest.root)
+        alice.holds(out.offer)
         net.pump()
     delivered = bob.only(Delivered)
-    assert (delivered.round, delivered.root) == (1, out.offer.manifest.root)
+    assert (delivered.round, delivered.offer) == (1, out.offer)
+    assert delivered.counter_signature == receipt("alice", out.offer)
 
 
 def test_bytes_asked_for_never_exceed_the_window() -> None:
@@ -130,7 +132,7 @@ def test_rounds_follow_each_other_and_equal_payloads_of_two_rounds_are_two() -> 
         out = signed("bob", round, b"the same bytes every round")
         bob.talk.offer(out)
         net.pump()
-        alice.talk.stored(out.offer.manifest.root)
+        alice.holds(out.offer)
         net.pump()
         alice.talk.discard(round - 1)
         bob.talk.discard(round - 1)
@@ -146,7 +148,7 @@ def test_a_long_federation_needs_no_more_memory_than_a_short_one() -> None:
             party.talk.offer(out)
             party.talk.vote(round, *signed_vote(party.name, round.to_bytes(4, "big")))
             net.pump()
-            other.talk.stored(out.offer.manifest.root)
+            other.holds(out.offer)
             net.pump()
         alice.talk.discard(round - 1)
         bob.talk.discard(round - 1)
@@ -184,7 +186,7 @@ def test_a_break_before_stored_costs_an_offer_and_no_payload() -> None:
     bob.talk.offer(out)
     net.pump()
     net.cut(line)
-    alice.talk.stored(out.offer.manifest.root)
+    alice.holds(out.offer)
     sent = len(net.of(Type.DATA))
     net.connect(bob, alice)
     net.pump()
@@ -202,7 +204,7 @@ def test_an_app_that_stores_after_the_reconnection_is_heard() -> None:
     net.connect(bob, alice)
     net.pump()
     assert not bob.of(Delivered)
-    alice.talk.stored(out.offer.manifest.root)
+    alice.holds(out.offer)
     net.pump()
     assert bob.only(Delivered)
     assert len(alice.of(Arrived)) == 1
@@ -213,7 +215,7 @@ def test_what_was_delivered_is_not_offered_again_to_the_same_process() -> None:
     out = outgoing("bob")
     bob.talk.offer(out)
     net.pump()
-    alice.talk.stored(out.offer.manifest.root)
+    alice.holds(out.offer)
     net.pump()
     net.cut(line)
     net.connect(bob, alice)
@@ -227,7 +229,7 @@ def test_what_an_earlier_life_stored_is_not_pulled_again() -> None:
     bob.talk.offer(out)
     net.pump()
     fresh = reborn()
-    fresh.talk.stored(out.offer.manifest.root, 1)
+    fresh.holds(out.offer)
     sent = len(net.of(Type.DATA))
     net.connect(bob, fresh)
     net.pump()
@@ -246,7 +248,7 @@ def test_equal_bytes_of_another_round_than_the_stored_one_are_pulled() -> None:
     net.cut(line)
     same = [signed("bob", round, b"the same bytes every round") for round in (1, 2)]
     fresh = reborn()
-    fresh.talk.stored(same[0].offer.manifest.root, 1)
+    fresh.holds(same[0].offer)
     for out in reversed(same):
         bob.talk.offer(out)
     net.connect(bob, fresh)
@@ -261,7 +263,7 @@ def test_a_peer_that_restarted_with_nothing_gets_everything_again() -> None:
     bob.talk.offer(out)
     bob.talk.vote(1, *signed_vote("bob", b"my vote"))
     net.pump()
-    alice.talk.stored(out.offer.manifest.root)
+    alice.holds(out.offer)
     net.pump()
     net.cut(line)
     fresh = reborn()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from splitfed.entries import entry_message
 from splitfed.errors import IntegrityError, ProtocolViolation, ResourceLimit
 from splitfed.transport.assembly import BAD_CHUNKS_ALLOWED
 from splitfed.transport.events import (
+    Delivered,
     Failed,
     Noticed,
     Offer,
@@ -21,7 +24,10 @@ from tests.support.talk import (
     joined,
     offer_of,
     outgoing,
+    receipt,
     replace,
+    sign,
+    stored_body,
 )
 
 BIG = 12 * CHUNK + 5
@@ -209,8 +215,8 @@ def test_data_of_a_refused_offer_is_a_violation() -> None:
         (Pull(((0, 0),)), 1),
         (Pull(((0, 11),)), 1),
         (Pull(((2**32 - 1, 2**32 - 1),)), 1),
-        (StoredBody(b"rootroot"), 1),
-        (StoredBody(HOSTILE.offer.manifest.root[:8]), 9),
+        (StoredBody(b"rootroot", bytes(64)), 1),
+        (stored_body("alice", HOSTILE.offer), 9),
     ],
 )
 def test_an_answer_to_nothing_that_was_offered_is_a_violation(body: object, transfer: int) -> None:
@@ -220,6 +226,51 @@ def test_an_answer_to_nothing_that_was_offered_is_a_violation(body: object, tran
         pass
     net.say(line, alice, body, transfer=transfer, round=1)
     assert isinstance(bob.only(Failed).error, ProtocolViolation)
+
+
+@pytest.mark.parametrize("of", ["alice over another entry", "carol", "nobody"])
+def test_a_stored_whose_counter_signature_is_not_the_peers_over_this_entry_is_a_violation(
+    of: str,
+) -> None:
+    net, alice, bob, line = joined()
+    bob.talk.offer(HOSTILE)
+    net.pump()
+    signature = {
+        "alice over another entry": receipt("alice", outgoing("bob", 2).offer),
+        "carol": receipt("carol", HOSTILE.offer),
+        "nobody": bytes(64),
+    }[of]
+    body = StoredBody(HOSTILE.offer.manifest.root[:8], signature)
+    net.say(line, alice, body, transfer=1, round=1)
+    assert "with a bad counter-signature" in bob.only(Failed).error.message
+    assert not bob.of(Delivered)
+
+
+def test_an_offer_whose_ledger_entry_is_not_signed_is_not_pulled() -> None:
+    for field in ("number", "head", "entry_signature"):
+        offer = outgoing("bob").offer
+        changed = {"number": 7, "head": bytes(32), "entry_signature": bytes(64)}[field]
+        net, alice, bob, line = joined()
+        body = OfferBody(replace(offer, **{field: changed}))
+        net.say(line, bob, body, round=1, transfer=1)
+        net.pump()
+        assert "ledger entry has a bad signature" in alice.only(Failed).error.message
+        assert Type.PULL not in net.types("alice")
+
+
+def test_a_second_ledger_entry_of_one_round_is_a_violation_that_carries_its_evidence() -> None:
+    net, alice, bob, line = joined()
+    first = outgoing("bob").offer
+    head = bytes(32)
+    fields = {"run": first.run, "party": "bob", "root": first.manifest.root, "round": 1}
+    message = entry_message(number=2, head=head, kind="update", **fields)
+    second = replace(first, number=2, head=head, entry_signature=sign("bob", message))
+    for transfer, offer in enumerate((first, second), start=1):
+        net.say(line, bob, OfferBody(offer), round=1, transfer=transfer)
+    error = alice.only(Failed).error
+    assert isinstance(error, ProtocolViolation)
+    assert "two different signed ledger entries" in error.message
+    assert msgspec.msgpack.decode(error.evidence, type=Offer) == second
 
 
 def test_a_flood_of_pulls_is_a_resource_limit() -> None:
@@ -234,7 +285,7 @@ def test_a_flood_of_pulls_is_a_resource_limit() -> None:
 
 def test_a_violation_is_told_to_the_peer_which_learns_why() -> None:
     net, alice, bob, line = joined()
-    net.say(line, bob, StoredBody(b"rootroot"), transfer=1)
+    net.say(line, bob, StoredBody(b"rootroot", bytes(64)), transfer=1)
     net.pump()
     assert "never offered" in bob.only(Failed).error.message
     assert alice.talk.settled
@@ -242,7 +293,7 @@ def test_a_violation_is_told_to_the_peer_which_learns_why() -> None:
 
 def test_after_a_violation_nothing_of_the_peer_is_looked_at() -> None:
     net, alice, bob, line = joined()
-    net.say(line, bob, StoredBody(b"rootroot"), transfer=1)
+    net.say(line, bob, StoredBody(b"rootroot", bytes(64)), transfer=1)
     events = len(alice.events)
     net.say(line, bob, OfferBody(HOSTILE.offer), round=1, transfer=1)
     alice.talk.offer(outgoing("alice"))

@@ -46,7 +46,7 @@ def take(party: LinkParty, payload: bytes) -> None:
     """Waits for the peer's payload and stores it."""
     arrived = party.wait(Arrived)
     assert bytes(arrived.payload) == payload
-    party.link.stored(party.peer, arrived.offer.manifest.root)
+    party.stored(arrived.offer)
 
 
 class World:

@@ -1,0 +1,162 @@
+"""What one reading of a run folder holds, for checking it: see :mod:`splitfed.run.verifying`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from splitfed.config import FederationConfig
+from splitfed.errors import LedgerTampered, ProtocolViolation
+from splitfed.rounds.vote import Vote, decode_vote
+from splitfed.signatures import PartyKeys
+from splitfed.store import Closed, FolderView, InputRow, LedgerEntry, RunFolder, VoteRow, Witnessed
+from splitfed.transport.events import Offer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """One run folder at one moment.
+
+    Attributes:
+        path: the folder.
+        party: whose it is.
+        run: the federation run, or None before the first contact.
+        peers: the other parties.
+        keys: each party's signing keys.
+        document: the agreement that it follows.
+        rows: its ledger; None where it cannot be read.
+        witnessed: entries of peers' ledgers; None where they cannot be read.
+        closed, inputs, votes: of all its rounds.
+        faults: what could not be read, or the chain itself.
+    """
+
+    path: Path
+    party: str
+    run: bytes | None
+    peers: tuple[str, ...]
+    keys: Mapping[str, PartyKeys]
+    document: Mapping[str, Any]
+    rows: tuple[LedgerEntry, ...] | None
+    witnessed: tuple[Witnessed, ...] | None
+    closed: tuple[Closed, ...]
+    inputs: tuple[InputRow, ...]
+    votes: tuple[VoteRow, ...]
+    faults: tuple[str, ...] = field(default=())
+
+    @property
+    def last_closed(self) -> int:
+        """The last closed round, 0 before the first."""
+        return self.closed[-1].round if self.closed else 0
+
+    def vote_of(self, party: str, round: int) -> Vote | None:
+        """What ``party`` voted in ``round``, as far as this folder knows and can read."""
+        row = self.vote_row(party, round)
+        try:
+            return None if row is None else decode_vote(row.body)
+        except ProtocolViolation:
+            return None
+
+    def vote_row(self, party: str, round: int) -> VoteRow | None:
+        """The same, as it was signed."""
+        found = [vote for vote in self.votes if (vote.party, vote.round) == (party, round)]
+        return found[-1] if found else None
+
+    def witnessed_of(self, party: str) -> dict[int, Witnessed]:
+        """Entries of the ledger of ``party`` by number."""
+        return {w.entry.number: w for w in self.witnessed or () if w.entry.party == party}
+
+
+def read_facts(path: Path, agreement: FederationConfig | None = None) -> Facts:
+    """Read everything about ``path`` that can be checked, at one moment.
+
+    Args:
+        path: a run folder; a run may be writing to it.
+        agreement: where the public keys are taken from; None: from the folder itself.
+
+    Raises:
+        FolderError: it is no run folder, of another format, or damaged.
+    """
+    faults: list[str] = []
+    with RunFolder.read_only(path) as view, view.snapshot():
+        rows = witnessed = None
+        try:
+            rows = view.ledger.rows()
+            view.ledger.verify()
+        except LedgerTampered as error:
+            faults.append(error.message.removeprefix("the ledger was tampered with: "))
+        try:
+            witnessed = view.witnessed()
+        except LedgerTampered as error:
+            faults.append(error.message)
+        closed = view.all_closed()
+        rounds = range(1, (closed[-1].round if closed else 0) + 2)
+        return Facts(
+            path=path,
+            party=view.party,
+            run=view.run,
+            peers=tuple(sorted(view.peer_folders)),
+            keys=_keys(view, agreement),
+            document=_json(view.contracts[-1][1]),
+            rows=rows,
+            witnessed=witnessed,
+            closed=closed,
+            inputs=tuple(row for round in rounds for row in view.inputs(round)),
+            votes=tuple(row for round in rounds for row in view.votes(round)),
+            faults=tuple(faults),
+        )
+
+
+def offer_in(row: InputRow) -> Offer | None:
+    """The signed offer of an input, or None where it cannot be read."""
+    try:
+        return msgspec.msgpack.decode(row.offer, type=Offer)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _keys(view: FolderView, agreement: FederationConfig | None) -> dict[str, PartyKeys]:
+    """Every key that each party ever had: the newest list counts for what was revoked."""
+    if agreement is not None:
+        return {name: entry.keys for name, entry in agreement.parties.items()}
+    found: dict[str, PartyKeys] = {}
+    for text in view.rosters:
+        for name, keys in _rostered(_json(text)):
+            before = found.get(name)
+            earlier = () if before is None else (before.present, *before.retired)
+            revoked = set(keys.revoked)
+            retired = [*keys.retired, *(k for k in earlier if k != keys.present)]
+            found[name] = PartyKeys(
+                present=keys.present,
+                retired=tuple(key for key in dict.fromkeys(retired) if key not in revoked),
+                revoked=keys.revoked,
+            )
+    return found
+
+
+def _rostered(roster: Mapping[str, Any]) -> Iterator[tuple[str, PartyKeys]]:
+    for name, entry in roster.items():
+        try:
+            before = entry.get("retired", ())
+            yield (
+                name,
+                PartyKeys(
+                    present=str(entry["signing_key"]),
+                    retired=tuple(str(k["signing_key"]) for k in before if not k.get("revoked")),
+                    revoked=tuple(str(k["signing_key"]) for k in before if k.get("revoked")),
+                ),
+            )
+        except (AttributeError, KeyError, TypeError):
+            continue  # no keys of this party: every signature of it is a fault
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
