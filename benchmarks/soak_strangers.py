@@ -45,6 +45,9 @@ from splitfed.transport.events import Arrived, Delivered, Failed, Greeted
 from splitfed.transport.frames import Type
 from tests.support.hostile import RawPeer, bodies, mangled
 
+NOBODY = "nobody"
+"""A process that does not knock: the turns alone are like the others in all else."""
+
 MORE_TIME = 1.10
 GROWTH = 64 * MIB
 IDLE = 1000
@@ -143,6 +146,8 @@ def crowd(task: dict[str, Any]) -> None:
             for _ in range(min(most, IDLE - len(standing))):
                 standing.append(socket.create_connection(("127.0.0.1", port), timeout=10))
                 knocks += 1
+            told = _once(told)
+        elif kind == NOBODY:
             told = _once(told)
         elif kind == "garbage":
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 2.0) as one:
@@ -243,13 +248,11 @@ def measure_strangers(quick: bool) -> list[Row]:
         for kind in KINDS:
             ratios, work, knocks, admitted = [], [], 0, 0
             for turn in range(turns):
-                if turn % 2:
-                    alone, (with_them, used, handshakes, told) = exchange(), beside(kind)
-                else:
-                    with_them, used, handshakes, told = beside(kind)
-                    alone = exchange()
-                ratios.append(with_them / alone[0])
-                work.append(used / alone[1])
+                order = (NOBODY, kind) if turn % 2 else (kind, NOBODY)
+                found = {who: beside(who) for who in order}
+                with_them, used, handshakes, told = found[kind]
+                ratios.append(with_them / found[NOBODY][0])
+                work.append(used / found[NOBODY][1])
                 knocks += told["knocks"]
                 admitted = max(admitted + told["admitted"], handshakes - 1)
             ratio = statistics.median(ratios)

@@ -120,7 +120,8 @@ def _with_initial(
         return federation, faults
     home = path.absolute().parent
     file = home / initial.file
-    if not is_inside(home, file):
+    written = Path(initial.file)
+    if written.is_absolute() or ".." in written.parts or not is_inside(home, file):
         # Its digest becomes part of the contract, which the peer may read: whoever wrote the
         # agreement must not learn anything of another file on this machine.
         cure = f"leads out of {home}; put the file beside federation.toml and name it there"

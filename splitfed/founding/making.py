@@ -307,10 +307,7 @@ def _write(folder: Path, text: str, newcomer: Newcomer, target: Path) -> Founded
 
 def _bring_along(initial: Path, received: Path, folder: Path) -> None:
     """Copies the initial tensors that lie beside a received agreement to beside its copy."""
-    try:
-        place = folder / initial.relative_to(received.absolute().parent)
-    except ValueError:
-        return  # an absolute path of its own: it holds from anywhere
+    place = folder / initial.relative_to(received.absolute().parent)
     if not place.exists():
         _make(place.parent)
         shutil.copyfile(initial, place)
