@@ -21,6 +21,7 @@ OUTWARD_PATH = re.compile(r"(?<![\w./])((?:\.\./)+[A-Za-z_][\w./-]*)")
 # Written with a folder or between backquotes or brackets: a mention of a file, not a word.
 DOCUMENT = re.compile(r"(?<![\w/.*{}<>-])([\w./-]+\.md)\b")
 ELSEWHERE = re.compile(r"https?://\S+")
+TEST = re.compile(r"\btests/[\w/]+\.py\b")
 
 
 def texts() -> Iterator[tuple[Path, str]]:
@@ -70,6 +71,17 @@ def test_every_document_that_is_named_exists() -> None:
         if p.suffix in (".md", ".toml", ".py", "") and p != Path(__file__).resolve()
     }
     assert {name: paths for name, paths in found.items() if paths} == {}
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    named = {
+        (str(path.relative_to(ROOT)), test)
+        for path, text in texts()
+        if path.suffix == ".md"
+        for test in TEST.findall(text)
+    }
+    assert ("docs/threat-model.md", "tests/faults/test_verify.py") in named
+    assert sorted(pair for pair in named if not (ROOT / pair[1]).is_file()) == []
 
 
 @pytest.mark.parametrize("text", ["see /home/ada/data", "cd /root/project"])
