@@ -140,13 +140,13 @@ def crowd(task: dict[str, Any]) -> None:
     told = False
     while not stop.is_set():
         if kind == KINDS[4]:
-            # All at once, and then as many a second as the handshake's time ends.
+            # All at once; then as many again a second as would end by the handshake's time.
             standing = [one for one in standing if not _ended(one)]
-            most = IDLE if knocks < IDLE else round(IDLE / 5.0 * RESPITE)
-            for _ in range(min(most, IDLE - len(standing))):
+            told = _once(told) if knocks else told
+            for _ in range(min(IDLE - len(standing), IDLE // 5 if knocks else IDLE)):
                 standing.append(socket.create_connection(("127.0.0.1", port), timeout=10))
                 knocks += 1
-            told = _once(told)
+            stop.wait(1.0)
         elif kind == NOBODY:
             told = _once(told)
         elif kind == "garbage":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from splitfed import lookup
@@ -19,7 +20,8 @@ def build(factory: str, arguments: Mapping[str, Any], *, folder: Path | None = N
 
     A function of an installed package is called only if it says that it returns a module
     (``-> nn.Module``): whoever wrote the agreement chose its arguments, and thousands of
-    functions would do something else with them. Functions in ``folder`` are the party's own.
+    functions would do something else with them. None of torch itself is: what of it says so takes
+    code as text and runs it. Functions in ``folder`` are the party's own.
 
     Args:
         factory: ``package.module:Class`` of an nn.Module, or of a function returning one.
@@ -35,12 +37,19 @@ def build(factory: str, arguments: Mapping[str, Any], *, folder: Path | None = N
             f"model factory {factory!r} is {_described(found)}, not an nn.Module",
             "name a class that derives from torch.nn.Module",
         )
-    if not isinstance(found, type) and not (lookup.is_of(found, folder) or _promises(found)):
+    own = isinstance(found, type) or lookup.is_of(found, folder)
+    if not own and not _promises(found):
         raise ModelError(
             f"model factory {factory!r} does not say that it returns an nn.Module "
             f"({lookup.source(found)}); it was not called",
             "name a class that derives from torch.nn.Module, write -> nn.Module at the function, "
             "or put a function of your own beside the party's file",
+        )
+    if not own and lookup.is_of(found, Path(torch.__file__).parent):
+        raise ModelError(
+            f"model factory {factory!r} is a function of torch itself, of which some run text as "
+            "code; it was not called",
+            "name a class, or put a function of your own beside the party's file",
         )
     with lookup.searching(folder):
         model = _call(factory, found, arguments)

@@ -18,6 +18,12 @@ SIGNATURE_BYTES = 64
 
 _ROTATION_DOMAIN = b"splitfed key rotation v1\0"
 
+_PRIME = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = frozenset((0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8))
+"""y of the points P with 8·P = 0 (RFC 8032's curve). Under such a key a signature without any
+secret is good for every message."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartyKeys:
@@ -35,8 +41,12 @@ class PartyKeys:
 
 
 def is_signing_key(text: str) -> bool:
-    """Whether ``text`` is 32 bytes in lower-case hexadecimal."""
-    return len(text) == SIGNING_KEY_CHARS and all(char in "0123456789abcdef" for char in text)
+    """Whether ``text`` is 32 bytes in lower-case hexadecimal, and no key under which everybody
+    can sign: what bears it would prove nothing about its party."""
+    if len(text) != SIGNING_KEY_CHARS or not all(char in "0123456789abcdef" for char in text):
+        return False
+    y = int.from_bytes(bytes.fromhex(text), "little") & (2**255 - 1)
+    return y % _PRIME not in _SMALL_ORDER
 
 
 def verify_signature(signing_key: str, body: bytes, signature: bytes) -> bool:

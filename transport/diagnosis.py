@@ -134,7 +134,7 @@ class DialWatch:
             return Diagnosis(
                 LinkDown(
                     f"{self.address} answers as splitfed does and breaks off our handshakes",
-                    f"nothing yet: we keep trying; either the line is bad, or our "
+                    f"nothing yet: `splitfed run` keeps trying; either the line is bad, or our "
                     f"federation.toml has another public_key for {self.peer} than it uses",
                 ),
                 fatal=False,
@@ -204,7 +204,7 @@ class DialWatch:
         return Diagnosis(
             LinkDown(
                 f"{self.peer} at {self.address} could not check our key (status {status})",
-                f"look at what splitfed of {self.peer} reports; we keep trying",
+                f"look at what splitfed of {self.peer} reports; `splitfed run` keeps trying",
             ),
             fatal=False,
         )
@@ -214,7 +214,7 @@ class DialWatch:
             PeerUnreachable(
                 f"{self.peer} cannot be reached at {self.address}: {why}",
                 f"is `splitfed run` of {self.peer} started, and do firewalls let us through? "
-                "We keep trying",
+                "`splitfed run` keeps trying",
             ),
             fatal=False,
         )
@@ -253,6 +253,15 @@ def crowded(peer: str, most: int) -> LinkDown:
         f"more than {most} connections to our port said nothing; the oldest are cut off",
         f"let the firewall admit {peer} alone to our port; until then {peer} gets in all the "
         "same, unless strangers come faster than its greeting",
+    )
+
+
+def burdened(peer: str) -> LinkDown:
+    """For a listener: connections made us hold too much together before their handshake."""
+    return LinkDown(
+        "connections to our port sent too much before they said who they are; the largest are "
+        "cut off",
+        f"let the firewall admit {peer} alone to our port",
     )
 
 

@@ -30,7 +30,7 @@ from splitfed.transport.sockets import (
     endpoint_of,
     transmit,
 )
-from splitfed.transport.watching import Excess, Watch, plain
+from splitfed.transport.watching import UNFINISHED, Excess, Watch, plain
 from splitfed.transport.wire import Buffer, Down, Message, Sent, Trouble, WireEvent
 from splitfed.transport.zap import Authenticator, Verdict
 
@@ -167,7 +167,7 @@ class Listener:
     def _judged(self, verdict: Verdict) -> list[WireEvent]:
         if verdict.defect is not None:
             defect = Defect(
-                f"checking a key from {verdict.address} failed, so it was refused: "
+                f"checking a key from {plain(verdict.address)} failed, so it was refused: "
                 f"{type(verdict.defect).__name__}: {verdict.defect}",
                 "report this with the log",
             )
@@ -175,15 +175,18 @@ class Listener:
         if verdict.key is not None:
             self._meter.received += zmtp.DIALER_HANDSHAKE_BYTES
             self._meter.sent += zmtp.LISTENER_REFUSAL_BYTES
-            key, address = verdict.key, verdict.address
+            key, address = verdict.key, plain(verdict.address)
             return self._suspect(lambda peer: diagnosis.foreign_key(peer, key, address))
         if verdict.name is not None:
             self._admitted.setdefault(plain(verdict.address), set()).add(verdict.name)
         return []
 
     def _exceeded(self, excess: Excess) -> list[WireEvent]:
-        """Whoever held too much has proven a key: before that, a single frame is all that
-        libzmq reads. Without a message of it, its address has to tell which key."""
+        """Whoever held too much by itself has proven a key: before that, a single frame is all
+        that libzmq reads. Without a message of it, its address has to tell which key. Many
+        together prove nothing: strangers may come from a peer's address."""
+        if excess.peer is None and excess.held <= UNFINISHED:
+            return self._suspect(diagnosis.burdened)
         if excess.peer is not None:
             error = diagnosis.withheld(excess.peer, excess.held)
             connection = self._by_descriptor.get(excess.descriptor, b"")

@@ -36,7 +36,7 @@ from splitfed.transport.sockets import MAX_MESSAGE_BYTES, WireOptions
 LOOK_EVERY = 0.1
 """Seconds between two looks. A gigabyte a second brings 100 MiB in between."""
 
-MOST_SILENT = 512
+MOST_SILENT = 256
 """Accepted connections that sent no message yet, at most; fewer where the system allows only
 few descriptors. An honest dialler speaks as soon as its handshake is done."""
 
@@ -208,8 +208,12 @@ class Watch:
         over: list[tuple[_Entry, int]] = []
         held: dict[_Entry, int] = {}
         for entry in self._entries.values():
-            if entry.inode < 0 or (received := received_by(entry.descriptor)) is None:
+            if entry.inode < 0 or (came := came_over(entry.descriptor)) is None:
                 continue
+            if came <= UNFINISHED:  # the many that say nothing: no more has to be asked
+                entry.seen, held[entry] = came, max(0, came - entry.taken)
+                continue
+            received = came - unread_of(entry.descriptor)
             if not _is_still(entry):
                 continue  # what was looked at may have been another one
             beats = 2 + (now - entry.since) / self._options.heartbeat_interval
@@ -243,14 +247,11 @@ class Watch:
         self._due = float("inf")
 
 
-def received_by(descriptor: int) -> int | None:
-    """Bytes that were read from a TCP connection so far; None where the system does not tell.
-
-    Never too many: what is read between the two questions is not counted.
-    """
+def came_over(descriptor: int) -> int | None:
+    """Bytes that came over a TCP connection so far; None where the system does not tell. Less
+    :func:`unread_of`, asked for after it, they are those that were read, and never too many."""
     if sys.platform != "linux":
         return None
-    unread = array.array("i", [0])
     try:
         # Family and type are named so that the system is not asked for them each time.
         connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
@@ -258,15 +259,22 @@ def received_by(descriptor: int) -> int | None:
         return None  # libzmq closed it a moment ago
     try:
         told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        fcntl.ioctl(descriptor, termios.FIONREAD, unread)
     except OSError:
         return None
     finally:
         connection.detach()
     if len(told) < _RECEIVED_AT + _RECEIVED.size:
         return None
-    received: int = _RECEIVED.unpack_from(told, _RECEIVED_AT)[0]
-    return received - unread[0]
+    came: int = _RECEIVED.unpack_from(told, _RECEIVED_AT)[0]
+    return came
+
+
+def unread_of(descriptor: int) -> int:
+    """Bytes of a TCP connection that wait in the kernel."""
+    unread = array.array("i", [0])
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(descriptor, termios.FIONREAD, unread)
+    return unread[0]
 
 
 def _is_still(entry: _Entry) -> bool:

@@ -21,6 +21,7 @@ from splitfed.cli.results import evaluate, report
 from splitfed.cli.run import run
 from splitfed.cli.status import status
 from splitfed.cli.verify import verify
+from splitfed.cli.words import prose
 
 app = typer.Typer(
     name="splitfed",
@@ -57,7 +58,7 @@ def _program(
 
 
 for command in (demo, init, plan, check, run, status, evaluate, report, predict, export, verify):
-    app.command()(guarded(command))
+    app.command(help=prose(command.__doc__))(guarded(command))
 app.add_typer(keys, name="keys")
 
 

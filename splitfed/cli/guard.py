@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 import typer
 
-from splitfed.cli.output import printable
+from splitfed.cli.output import fitted, printable, terminal_width
 from splitfed.errors import ConfigError, SplitfedError
 
 DEFECT, INTERRUPTED = 1, 130
@@ -60,7 +60,8 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
 def complain(*lines: str) -> None:
     """Lines on stderr, made safe to show: some of the text may come from a peer."""
     for line in lines:
-        print(printable(line, keep="\n"), file=sys.stderr, flush=True)
+        text = fitted(printable(line, keep="\n"), terminal_width(sys.stderr))
+        print(text, file=sys.stderr, flush=True)
 
 
 def _explain(error: SplitfedError) -> None:

@@ -324,7 +324,8 @@ def _tell_founded(made: Founded, party: str) -> None:
         f"  1. read {made.federation_file} and change what should be different",
         "  2. send it to the other party, who runs: splitfed init --join federation.toml",
         f"  3. put the file that comes back in its place, {made.federation_file}",
-        f"  4. splitfed plan {made.party_file}    then    splitfed run {made.party_file}",
+        f"  4. splitfed keys show {made.party_file}    and compare the fingerprints by telephone",
+        f"  5. splitfed plan {made.party_file}    then    splitfed run {made.party_file}",
     )
 
 
@@ -344,9 +345,10 @@ def _tell_joined(made: Founded, party: str) -> None:
         "",
         "next:",
         f"  1. send this file back to {others}: {made.federation_file}",
-        f"  2. splitfed plan {made.party_file}    (loads {agreement.model.factory}: code that "
+        f"  2. splitfed keys show {made.party_file}    and compare the fingerprints by telephone",
+        f"  3. splitfed plan {made.party_file}    (loads {agreement.model.factory}: code that "
         f"{others} chose)",
-        f"  3. splitfed run {made.party_file}",
+        f"  4. splitfed run {made.party_file}",
     )
     if not any(entry.address for entry in agreement.parties.values()):
         say("", "note: no party has an address yet; one of you must add address = ... to its block")

@@ -9,6 +9,7 @@ import typer
 from splitfed.cli.guard import guarded
 from splitfed.cli.output import columns, say, say_json
 from splitfed.cli.shared import AsJson, PartyFile
+from splitfed.cli.words import prose
 
 if TYPE_CHECKING:
     from splitfed.config import FederationConfig
@@ -98,4 +99,4 @@ def _tell_keys(agreement: FederationConfig, party: str, *, own: bool) -> None:
 
 
 for command in (show, rotate):
-    keys.command()(guarded(command))
+    keys.command(help=prose(command.__doc__))(guarded(command))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 
 def say(*lines: str) -> None:
-    """Lines on stdout."""
+    """Lines on stdout; long ones broken between words where that is a terminal."""
     for line in lines:
-        print(line, flush=True)
+        print(fitted(line, terminal_width(sys.stdout)), flush=True)
 
 
 def say_json(value: Any) -> None:
     """One JSON document on stdout, for a program to read."""
-    say(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def say_tables(reports: Mapping[str, Mapping[str, Any]]) -> None:
@@ -29,6 +32,45 @@ def say_tables(reports: Mapping[str, Mapping[str, Any]]) -> None:
         Console().print(console_table(reports))
     else:
         say(*plain_lines(reports))
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Columns of the terminal that ``stream`` is; None for a file, a pipe or a log."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def fitted(text: str, width: int | None) -> str:
+    """``text`` with lines longer than ``width`` broken between words, and what follows under the
+    line's second column, if it has one near, or a little to the right of its beginning.
+
+    Words are never broken, so paths and keys can be copied. Without a width nothing changes.
+
+    >>> print(fitted("now  round 3 of 4, waiting", 20))
+    now  round 3 of 4,
+         waiting
+    """
+    if width is None:
+        return text
+    return "\n".join(_broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    start = len(line) - len(line.lstrip())
+    column = re.match(r" *\S+(?: \S+)*  +(?=\S)", line)
+    if column is not None and column.end() <= width // 2:
+        hang = column.end()
+    else:  # a further row of a table goes on in its column
+        hang = start if start >= 8 else start + 2
+    return textwrap.fill(
+        line,
+        width,
+        subsequent_indent=" " * hang,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
 
 
 def printable(text: str, keep: str = "") -> str:

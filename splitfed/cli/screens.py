@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from splitfed.cli.output import printable
+from splitfed.cli.output import fitted, printable
 from splitfed.cli.words import whole_round
 from splitfed.progress import Progress, Silent, lasting, reminders
 
@@ -145,9 +145,9 @@ class LiveRow:
 
     def say(self, text: str) -> None:
         label = f"{self._label}: " if self._label else ""
-        self._bars.console.print(
-            label + printable(text, keep="\n"), highlight=False, markup=False, soft_wrap=True
-        )
+        console = self._bars.console
+        told = fitted(label + printable(text, keep="\n"), console.width)
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
 
     def _show(self) -> None:
         peers = [f"{peer}: {text.splitlines()[0]}" for peer, text in sorted(self._peers.items())]

@@ -20,6 +20,12 @@ SILENT = 30.0
 """Seconds without a word of a connected peer that are worth a remark."""
 FRESH = 30.0
 """Seconds after which a living run that says nothing new is worth a remark."""
+CURES = {
+    1: "please report it with the text that --debug adds; the same command goes on",
+    5: "the federation is over for this party: tell the others, who may wait for it in vain",
+    130: "run the same command again to go on",
+}
+"""By exit codes, where the end itself names none."""
 
 
 def status(folder: Folder, as_json: AsJson = False) -> int:
@@ -58,6 +64,8 @@ def look(folder: Path) -> dict[str, Any]:
     from splitfed.store import RunFolder
 
     if not folder.is_dir():
+        if folder.name == "party.toml" and folder.is_file():
+            return look(folder.parent)  # says where the run folders lie
         raise NoRunFolder(
             f"{folder}: no such folder",
             "give the run folder of one party, such as runs/hospital-a; a run that was started "
@@ -79,7 +87,8 @@ def look(folder: Path) -> dict[str, Any]:
     except NoRunFolder as error:
         if pid is not None:
             return {"phase": "starting", **found, "closed_round": 0, "last_round": None}
-        inner = sorted(str(path.parent) for path in folder.glob("*/ledger.sqlite"))
+        files = [*folder.glob("*/ledger.sqlite"), *folder.glob("*/*/ledger.sqlite")]
+        inner = sorted(str(path.parent) for path in files)
         cure = f"it holds run folders: {', '.join(inner)}" if inner else error.cure
         raise NoRunFolder(error.message, cure) from None
 
@@ -109,8 +118,11 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 first, *more = _peer(entry)
                 yield f"peer {printable(peer)}", first
                 yield from (("", line) for line in more)
-    elif (cure := _cure(found)) is not None:
-        yield "", printable(cure)
+    else:
+        more = (found.get("ended") or {}).get("why", "").splitlines()[1:]
+        yield from (("", printable(line.strip())) for line in more)
+        if (cure := _cure(found)) is not None:
+            yield "", printable(cure)
     last = found["last_round"]
     yield "closed", whole_round(last) if last else "no round yet"
     if (epsilon := found.get("epsilon")) is not None:
@@ -119,9 +131,9 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _process(found: Mapping[str, Any]) -> str:
     age, pid = found["age_s"], found["running_pid"]
-    when = "" if age is None else f", as of {lasting(age)} ago"
     if pid is None:
-        return f"not running{when}"
+        return "not running" + ("" if age is None else f", last word {lasting(age)} ago")
+    when = "" if age is None else f", as of {lasting(age)} ago"
     if age is not None and age >= FRESH:
         when += ": it says nothing new; is the machine busy, or its disk full?"
     return f"running, process {pid}{when}"
@@ -134,7 +146,7 @@ def doing(found: Mapping[str, Any]) -> str:
     if not phase:
         return "nothing yet"
     if ended and not running:
-        why = str(ended["why"]).partition("\n")[0]
+        why = str(ended["why"]).partition("\n")[0].rstrip(":")
         how = f"ended with exit code {ended['exit_code']}" if ended["exit_code"] else "finished"
         return f"{how}: {why}" if why else how
     where = f"round {found['round']} of {found.get('rounds')}, " if found.get("round") else ""
@@ -143,7 +155,7 @@ def doing(found: Mapping[str, Any]) -> str:
         of = ", ".join(map(str, wait["of"]))
         text = (
             f"{where}waiting for the {wait['for']} of {of} for {lasting(wait['seconds'])} "
-            f"(since {wait['since']})"
+            f"(since {_moment(wait['since'])})"
         )
     elif found.get("steps"):
         text += f", step {found['step']} of {found['steps']}"
@@ -152,6 +164,11 @@ def doing(found: Mapping[str, Any]) -> str:
     if found.get("alone"):
         text += f"; alone, because {found['alone']}"
     return text if running else f"{text}; then it was killed, or the machine went down"
+
+
+def _moment(said: str) -> str:
+    """A moment of status.json to the second, for a person."""
+    return datetime.fromisoformat(said).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _consequence(found: Mapping[str, Any]) -> Iterator[str]:
@@ -174,7 +191,8 @@ def _peer(entry: Mapping[str, Any]) -> Iterator[str]:
     """How the link stands, what was heard last, and what to do about it."""
     link = link_words(entry)
     life = entry["last_sign_of_life_s"]
-    if life is not None:
+    there = entry["state"] in ("connected", "greeting") or entry["met"]
+    if life is not None and there and entry["state"] != "left":
         link += f", last heard {lasting(life)} ago"
     yield printable(link)
     if entry["state"] == "connected" and life is not None and life > SILENT:
@@ -183,7 +201,11 @@ def _peer(entry: Mapping[str, Any]) -> Iterator[str]:
         steps = f", step {entry['step']} of {entry['steps']}" if entry["steps"] else ""
         where = f"round {entry['round']} " if entry["round"] else ""
         since = lasting(entry["since_change_s"] or 0.0)
-        yield printable(f"it said: {where}{entry['phase']}{steps}; unchanged for {since}")
+        told = f"{where}{entry['phase']}{steps}"
+        if entry["state"] == "left":
+            yield printable(f"its last word: {told}")
+        else:
+            yield printable(f"it said: {told}; unchanged for {since}")
     if entry["awaiting"]:
         yield printable(f"still missing: {entry['awaiting']}")
     if entry["state"] in ("absent", "greeting") and entry["route"]:
@@ -201,7 +223,7 @@ def _cure(found: Mapping[str, Any]) -> str | None:
         return None if found.get("phase") is None else "run the same command again: it goes on"
     if ended["exit_code"] == 0:
         return None if found.get("confirmed") else "run again later: a peer may miss the last round"
-    return ended.get("cure") or {130: "run the same command again to go on"}.get(ended["exit_code"])
+    return ended.get("cure") or CURES.get(ended["exit_code"])
 
 
 def _budget(found: Mapping[str, Any]) -> str:

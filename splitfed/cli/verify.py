@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from splitfed.run.verifying import Checked
 
 CURE = (
-    "keep both sides' folders as they are and compare them with backups; a row that nobody "
-    "changed can be told by the peer's receipt"
+    "keep both sides' folders as they are and look for untouched copies: what bears the peer's "
+    "receipt is what the peer once got. A folder put back from an older backup looks like this "
+    "too: then the newest copy is the right one"
 )
+ALIKE = 2
+"""Of notes that say the same of many rows, so many are told in full."""
 
 
 def verify(
@@ -64,7 +67,12 @@ def verify(
         say(said["checked"], said["not_checked"])
     faults = [f"{it.facts.party}: {fault}" for it in checked for fault in dict.fromkeys(it.faults)]
     if faults:
-        raise LedgerTampered("\n  ".join([f"{len(faults)} found:", *faults]), CURE)
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        if as_json:
+            raise LedgerTampered("\n  ".join([f"{count}:", *faults]), CURE)
+        raise LedgerTampered(f"{count}, marked FAULT above", CURE)
+    if not as_json:
+        say("no fault found")
     return 0
 
 
@@ -87,9 +95,20 @@ def _table(it: Checked) -> list[tuple[str, str]]:
     rows.append(("files whole", ", ".join(f"{n} in {name}" for name, n in it.files.items())))
     if it.debits is not None:
         rows.append(("debits", f"{it.debits} of {row['rows']} in {it.budget}"))
-    rows += [("note", note) for note in it.notes]
+    rows += [("note", note) for note in few(it.notes)]
     rows += [("FAULT", fault) for fault in it.faults]
     return [(name, printable(text)) for name, text in rows]
+
+
+def few(notes: Iterable[str]) -> Iterator[str]:
+    """Notes without the many that say the same of further rows: a revoked key has signed all."""
+    alike: dict[str, list[str]] = {}
+    for note in notes:
+        alike.setdefault(note.rpartition(": ")[2], []).append(note)
+    for what, group in alike.items():
+        yield from group[:ALIKE]
+        if (more := len(group) - ALIKE) > 0:
+            yield f"{more} more like these ({what}); --json tells all"
 
 
 def _row(it: Checked) -> dict[str, Any]:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
+
+
+def prose(docstring: str | None) -> str:
+    """A docstring as help text: each paragraph one line, so that the terminal breaks it.
+
+    >>> prose("Do it.\\n\\n    At once,\\n    and well.")
+    'Do it.\\n\\nAt once, and well.'
+    """
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(" ".join(it.split()) for it in paragraphs)
 
 
 def size(count: int) -> str:

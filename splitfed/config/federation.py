@@ -32,6 +32,8 @@ Rule = Literal[
     "centred-clipping", "fltrust",
 ]  # fmt: skip
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MOST_ROUNDS = 1_000_000
+"""Beyond any training; a plan of more would fill the memory of whoever looks at it."""
 
 
 def _weights(value: Any) -> str | dict[str, float]:
@@ -160,7 +162,9 @@ class FederationConfig(Section):
     """The whole agreement; see :meth:`contract` for what is hashed and compared."""
 
     name: Name = Field(description=f"a name of {NAME_RULE}")
-    rounds: Count = Field(description="the number of rounds, a whole number >= 1")
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = Field(
+        description=f"the number of rounds, a whole number >= 1 and {MOST_ROUNDS} at most"
+    )
     classes: Annotated[tuple[Text, ...], Field(strict=False)] = Field(
         description='the class names in their agreed order, such as ["benign", "malignant"]; '
         "[] for regression"

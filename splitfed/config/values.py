@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from splitfed.signatures import is_signing_key
+
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 NAME_RULE = 'letters, digits, "-" and "_", starting with a letter or digit, 63 at most'
 
@@ -17,7 +19,6 @@ _Z85_DIGITS = (
     "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 )
 _Z85 = re.compile(f"[{re.escape(_Z85_DIGITS)}]{{40}}")
-_HEX64 = re.compile(r"[0-9a-f]{64}")
 _EVERY_INTERFACE = ("*", "0.0.0.0", "::")
 
 
@@ -72,7 +73,7 @@ def _curve_key(text: str) -> str:
 
 
 def _signing_key(text: str) -> str:
-    if _HEX64.fullmatch(text) is None:
+    if not is_signing_key(text):
         raise ValueError("is no hexadecimal key")
     return text
 

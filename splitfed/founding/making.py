@@ -328,7 +328,7 @@ def _with(text: str, newcomer: Newcomer, keys: Mapping[str, str], target: Path) 
 
 def _check(text: str, newcomer: Newcomer, target: Path) -> None:
     """The whole agreement with keys of the right form, before any file is read or made."""
-    stand_in = {"public_key": "0" * 40, "signing_key": "0" * 64}
+    stand_in = {"public_key": "0" * 40, "signing_key": "1" * 64}
     known = newcomer if newcomer.records is not None else replace(newcomer, records=1)
     full = _with(text, known, stand_in, target)
     parse(FederationConfig, tomllib.loads(full), str(target))

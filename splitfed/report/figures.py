@@ -255,7 +255,7 @@ def _round_axis(axes: Axes, rows: Sequence[HistoryRow], least: int = 1) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     last = max((row.round for row in rows), default=1)
     last = max(last, least)
     axes.set_xlim(0.5, last + 0.5)

@@ -34,9 +34,10 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
     checked = validate(report)
     from splitfed.report.page import party_page  # jinja2 and matplotlib, only when needed
 
-    page = party_page(checked)
+    page = _replace(folder / "report.html", party_page(checked))
+    # Last: a run that finds it has nothing left to do.
     _replace(folder / "report.json", _json(clean(report)))
-    return _replace(folder / "report.html", page)
+    return page
 
 
 def write_combined(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> Path:

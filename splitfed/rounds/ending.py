@@ -33,3 +33,12 @@ class Ending:
     reason: str
     shared: Tensors
     received: Mapping[str, Tensors] | None = None
+
+
+def after_voids(voids: int, excluded: Mapping[str, str], party: str) -> tuple[str, str]:
+    """How a federation ends for ``party`` after too many void rounds, "excluded" or "alone", and
+    why. ``excluded``: whom the last one excluded, with reasons."""
+    if party in excluded:
+        last = f"the last one excluded our own update: {excluded[party]}"
+        return "excluded", f"{voids} rounds were void and {last}"
+    return "alone", f"{voids} void rounds, last excluded: {', '.join(sorted(excluded))}"

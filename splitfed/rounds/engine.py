@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from splitfed.errors import Defect, OwnUpdatesExcluded
 from splitfed.progress import Progress
-from splitfed.rounds.ending import EXCLUDED_CURE, Ending
+from splitfed.rounds.ending import EXCLUDED_CURE, Ending, after_voids
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Release, Signer, check_finite, release
 from splitfed.rounds.learner import Learner, Trained
@@ -256,8 +256,9 @@ class Engine:
         self.link.discard(round - 1)
         self.folder.prune()
         self._greet()
-        if outcome == "void" and self._place.next:
-            self._check_voids()
+        if over := self._over(outcome):
+            how, why = over
+            raise OwnUpdatesExcluded(why, EXCLUDED_CURE) if how == "excluded" else GoAlone(why)
 
     def _train(self, round: int, kind: str) -> Trained:
         """Train or prepare, or take what was made and stored before a restart."""
@@ -366,30 +367,25 @@ class Engine:
         }
         self._place.close(kind, outcome)
         self._noted = len(self.rejected)
-        self.folder.close_round(
-            round=round,
-            outcome=outcome,
-            digest=g,
-            checkpoint=self._place.checkpoint(self.learner, round, "closed"),
-            history=row,
-        )
+        with self.folder.batch():  # a round that ends all is never closed without its ending
+            self.folder.close_round(
+                round=round,
+                outcome=outcome,
+                digest=g,
+                checkpoint=self._place.checkpoint(self.learner, round, "closed"),
+                history=row,
+            )
+            if over := self._over(outcome):
+                self.folder.end(*over, self.rejected)
         self.folder.log("closed", round=round, kind=kind, outcome=outcome)
         self.progress.on_round(row)
 
-    def _check_voids(self) -> None:
-        """End the federation when too many rounds were void, counted in all."""
+    def _over(self, outcome: str) -> tuple[str, str] | None:
+        """How the federation ends, and why, where too many rounds were void, counted in all."""
         voids = self._place.voids
-        if voids < self.terms.max_void_rounds:
-            return
-        excluded = sorted(self._mail.book.excluded())
-        if self.party in excluded:
-            text = (
-                f"{voids} rounds were void and the last one excluded our own update: "
-                f"{self._mail.book.excluded()[self.party]}"
-            )
-            self.folder.end("excluded", text, self.rejected)
-            raise OwnUpdatesExcluded(text, EXCLUDED_CURE)
-        raise GoAlone(f"{voids} void rounds, last excluded: {', '.join(excluded)}")
+        if outcome != "void" or voids < self.terms.max_void_rounds or not self._place.next:
+            return None
+        return after_voids(voids, self._mail.book.excluded(), self.party)
 
     # --- small things ------------------------------------------------------------------
 

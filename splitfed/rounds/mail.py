@@ -23,7 +23,7 @@ from splitfed.errors import (
 )
 from splitfed.progress import Progress
 from splitfed.rounds.book import Book
-from splitfed.rounds.entrance import CLOSED, Entrance
+from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Admission, Signer, admit
 from splitfed.rounds.past import check_own_past
 from splitfed.rounds.receipts import Receipts
@@ -278,7 +278,8 @@ class Mail:
             with blaming(event.peer), self._proving(offer):
                 self.receipts.check(offer)
         if offer.round != self.book.round:
-            if isinstance(event, OfferRefused) and event.reason != CLOSED:
+            # Of a round that was open when the link refused it, the book had its verdict.
+            if isinstance(event, OfferRefused) and offer.round > self.book.round:
                 raise Violation(event.peer, f"offer refused: {event.reason}")
             if self.receipts.signed(offer):
                 self._link.stored(event.peer, offer, self.receipts.sign(offer))

@@ -70,9 +70,12 @@ class Receipts:
         return self._signer.sign(offer.entry.receipt_message(self._party))
 
     def signed(self, offer: Offer) -> bool:
-        """Whether this party counter-signed the offer's entry before."""
+        """Whether this party counter-signed the offer's entry before: this very one, for the
+        same number may stand in a ledger of another run."""
         kept = self._folder.witnessed_at(offer.party, offer.number)
-        return kept is not None and kept.counter_signature is not None
+        if kept is None or kept.counter_signature is None:
+            return False
+        return kept.entry.same_as(offer.entry)
 
     def held(self, round: int) -> Iterator[Offer]:
         """What peers offered in ``round`` that this folder holds, counter-signed."""

@@ -16,9 +16,11 @@ from splitfed.privacy import mechanism_of
 from splitfed.privacy.guards import check_model
 from splitfed.rounds import UPDATE, Terms, plan
 from splitfed.run.agreed import Agreed, Settings, agree_on_model
+from splitfed.run.facts import keys_followed
 from splitfed.run.fusing import AgreedFusion, Recipe
 from splitfed.run.learner import PartyData
 from splitfed.sharing.algorithms import algorithm_split
+from splitfed.store import FolderView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +183,30 @@ def with_reference(config: PartyConfig) -> tuple[PartyConfig, ImageSet | None]:
     fusion = config.federation.fusion.model_copy(update={"reference": found})
     federation = config.federation.model_copy(update={"fusion": fusion})
     return replace(config, federation=federation), images
+
+
+def no_key_from_before(config: PartyConfig, folder: FolderView) -> None:
+    """Refuse an agreement that was put back: a key that another one replaced, and perhaps revoked
+    as stolen, would be let in again.
+
+    Raises:
+        ConfigError: a party's present key is one that it no longer had in this folder.
+    """
+    followed = keys_followed(folder)
+    faults = [
+        Fault(
+            str(config.federation_path),
+            f"parties.{name}.signing_key",
+            f'"{entry.signing_key}"',
+            f"was replaced in the run that {folder.path} holds, by {followed[name].present}: this "
+            "file is older than the run; take the newest one over from your own backup or a peer",
+        )
+        for name, entry in sorted(config.federation.parties.items())
+        if name in followed
+        and entry.signing_key in (*followed[name].retired, *followed[name].revoked)
+    ]
+    if faults:
+        raise ConfigError(faults)
 
 
 def settings_of(config: PartyConfig) -> Settings:

@@ -119,16 +119,7 @@ def _ask_own_run(
         while (left := deadline - time.monotonic()) > 0:
             match link.next(timeout=left):
                 case StatusChanged() as event if event.status.links is not None:
-                    return [
-                        PeerCheck(
-                            peer=peer,
-                            reachable=event.status.links.get(peer) == "connected",
-                            ok=event.status.links.get(peer) == "connected",
-                            text=f"our own run says: {event.status.links.get(peer, 'absent')}",
-                            exit_code=0 if event.status.links.get(peer) == "connected" else 3,
-                        )
-                        for peer in peers
-                    ]
+                    return [as_our_run_says(it, event.status.links.get(it)) for it in peers]
                 case Failed() as event:
                     return [_failed(peer, event.error, reachable=False) for peer in peers]
     finally:
@@ -139,6 +130,22 @@ def _ask_own_run(
         PeerCheck(peer=peer, reachable=False, ok=False, text=text, cure=cure, exit_code=3)
         for peer in peers
     ]
+
+
+def as_our_run_says(peer: str, state: str | None) -> PeerCheck:
+    if state == "connected":
+        text = f"our own run is going on and connected to {peer}"
+        return PeerCheck(peer=peer, reachable=True, ok=True, text=text)
+    how = {"greeting": "there and not greeted yet", "left": "gone", "failed": "refused"}
+    return PeerCheck(
+        peer=peer,
+        reachable=False,
+        ok=False,
+        text=f"our own run is going on, and for it {peer} is {how.get(state or '', 'not there')}",
+        cure="`splitfed status` on our run folder tells since when and why; "
+        f"`splitfed check` at {peer} asks from the other side",
+        exit_code=3,
+    )
 
 
 def _failed(peer: str, error: SplitfedError, *, reachable: bool) -> PeerCheck:

@@ -48,11 +48,6 @@ class Facts:
     votes: tuple[VoteRow, ...]
     faults: tuple[str, ...] = field(default=())
 
-    @property
-    def last_closed(self) -> int:
-        """The last closed round, 0 before the first."""
-        return self.closed[-1].round if self.closed else 0
-
     def vote_of(self, party: str, round: int) -> Vote | None:
         """What ``party`` voted in ``round``, as far as this folder knows and can read."""
         row = self.vote_row(party, round)
@@ -119,10 +114,9 @@ def offer_in(row: InputRow) -> Offer | None:
         return None
 
 
-def _keys(view: FolderView, agreement: FederationConfig | None) -> dict[str, PartyKeys]:
-    """Every key that each party ever had: the newest list counts for what was revoked."""
-    if agreement is not None:
-        return {name: entry.keys for name, entry in agreement.parties.items()}
+def keys_followed(view: FolderView) -> dict[str, PartyKeys]:
+    """Every key that each party had in the rosters that a folder followed: the newest one says
+    which is present and which are revoked; all that were present before are retired."""
     found: dict[str, PartyKeys] = {}
     for text in view.rosters:
         for name, keys in _rostered(_json(text)):
@@ -136,6 +130,12 @@ def _keys(view: FolderView, agreement: FederationConfig | None) -> dict[str, Par
                 revoked=keys.revoked,
             )
     return found
+
+
+def _keys(view: FolderView, agreement: FederationConfig | None) -> dict[str, PartyKeys]:
+    if agreement is not None:
+        return {name: entry.keys for name, entry in agreement.parties.items()}
+    return keys_followed(view)
 
 
 def _rostered(roster: Mapping[str, Any]) -> Iterator[tuple[str, PartyKeys]]:

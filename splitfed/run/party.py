@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,14 @@ from splitfed.privacy import Mechanism, mechanism_of
 from splitfed.progress import Progress
 from splitfed.rounds import UPDATE, following, trained
 from splitfed.run.agreed import Agreed
-from splitfed.run.agreement import Begun, agree, load_data, settings_of, with_reference
+from splitfed.run.agreement import (
+    Begun,
+    agree,
+    load_data,
+    no_key_from_before,
+    settings_of,
+    with_reference,
+)
 from splitfed.run.descriptors import raise_descriptor_limit, shortage
 from splitfed.run.learner import PartyData
 from splitfed.run.life import Outcome, live
@@ -31,6 +39,16 @@ from splitfed.serve import check_files
 from splitfed.store import BUDGET, Budget, FolderView, RunFolder
 from splitfed.transport.keys import Identity, PeerKeys
 from splitfed.transport.zeromq import ZmqWire
+
+OVER = (
+    "to train further, raise rounds in federation.toml on BOTH sides; to begin anew (also after "
+    "changing [defence] acceptance), give another --out\n  if a peer waits for this party all the "
+    "same, its run folder is older than ours: let it put its newest one back"
+)
+OVER_ALONE = (
+    "the federation is over for this party: tell the others, for a run of theirs that has not "
+    "heard it waits in vain; to federate again begin anew on every side with another --out"
+)
 
 
 def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
@@ -76,6 +94,7 @@ def run_party(config: PartyConfig, out: Path, *, progress: Progress) -> Outcome:
         last_words(folder) as ended,
         account_of(config, agreed, data) as account,
     ):
+        no_key_from_before(config, folder)
         if account is not None and account.budget is not None:
             account.budget.require(folder.ledger.rows())
         folder.write_json("started.json", {"party_file": str(config.path)})
@@ -158,13 +177,24 @@ def _finished(path: Path, config: PartyConfig) -> Outcome | None:
             f"{path / 'report.json'} cannot be read: {error}",
             "remove it and run again: it is written anew from the folder",
         ) from None
+    if not _is_of_the_end(report, rounds, alone=alone):
+        return None
+    how = "this party trained alone to the end" if alone else f"all {rounds} rounds are closed"
     return Outcome(
         exit_code=5 if alone else 0,
         report=report,
-        note=f"{path} is finished: all {rounds} rounds are closed; nothing was done\n"
-        "  to train further, raise rounds in federation.toml on BOTH sides; to begin anew (also "
-        "after changing [defence] acceptance), give another --out",
+        note=f"{path} is finished: {how}; nothing was done\n  {OVER_ALONE if alone else OVER}",
     )
+
+
+def _is_of_the_end(report: Any, rounds: int, *, alone: bool) -> bool:
+    """Whether a report tells of the end that the folder has reached. It may be that of an earlier
+    one: rounds were added, or a budget raised, and the process died before it wrote its own."""
+    wanted = ("alone", False, rounds) if alone else ("done", True, rounds)
+    try:
+        return (report["outcome"], report["confirmed"], len(report["history"])) == wanted
+    except (KeyError, TypeError):
+        return False
 
 
 @contextmanager

@@ -173,7 +173,8 @@ def _inputs(it: Checked) -> Iterator[str]:
             yield fault
         kept = entries.pop((row.party, row.round), None)
         if offer.run != facts.run:
-            continue  # refused, and no entry of this run
+            it.notes.append(f"{what}: signed for another run, refused; no entry of this one")
+            continue
         if kept is None or not kept.entry.same_as(offer.entry):
             yield f"{what}: entry {offer.number} of its ledger, which came with it, is not kept"
         elif kept.counter_signature is None and not row.reason:
@@ -238,7 +239,7 @@ def _files(it: Checked) -> Iterator[str]:
                     yield f"{what}: {error.message}"
                     continue
                 it.files[name] += there
-                if not there and round >= facts.last_closed:
+                if not there and round >= _last_closed(view):
                     yield f"{what}: its file {facts.path}/{name}/{root.hex()} is missing"
             unnamed = len(blobs.roots() - set(named))
             if unnamed and facts.rows is not None:
@@ -246,6 +247,12 @@ def _files(it: Checked) -> Iterator[str]:
                     f"{name}: {unnamed} file{'s' * (unnamed > 1)} that no row names: left by a "
                     "crash before the row, or by a row that was removed"
                 )
+
+
+def _last_closed(view: FolderView) -> int:
+    """The last closed round as of now: a run that goes on prunes what comes before it."""
+    closed = view.closed()
+    return 0 if closed is None else closed.round
 
 
 def _stored(facts: Facts, party: str, round: int) -> bool:

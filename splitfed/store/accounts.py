@@ -16,7 +16,7 @@ import msgspec
 
 from splitfed.errors import FolderError, LedgerTampered
 from splitfed.store.database import Database, Schema
-from splitfed.store.rows import Debit
+from splitfed.store.rows import Debit, cut_off
 
 CURE = (
     "restore budget.sqlite from a backup; without it splitfed cannot know what was spent on "
@@ -168,7 +168,7 @@ class Accounts:
                 raise self._tampered(f"{entry} was changed after it was written")
             head, expected = entry.head, expected + 1
         if expected <= count:
-            raise self._tampered(f"row {expected} to row {count} at the end are missing")
+            raise self._tampered(cut_off(expected, count))
         if expected - 1 > count:
             raise self._tampered(f"row {count + 1} was added by something else than splitfed")
         if head != last:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -110,6 +111,7 @@ class Database:
         self._afterwards: list[Callable[[], None]] = []
         connect = _connect_to_read if read_only else _connect
         with self._errors():
+            self._refuse_pipes()
             self._connection = connect(path, schema.wait)
             try:
                 self._prepare()
@@ -223,6 +225,17 @@ class Database:
         """Close the connection; an open transaction is rolled back. Again: does nothing."""
         self._check_thread()
         self._connection.close()
+
+    def _refuse_pipes(self) -> None:
+        """SQLite opens what lies there under these names, and waits for ever on a pipe."""
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            path = self.path.with_name(self.path.name + suffix)
+            try:
+                mode = path.stat().st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(mode):
+                raise FolderError(f"{path} is no plain file", self._schema.cure)
 
     def _prepare(self) -> None:
         run = self._connection.execute

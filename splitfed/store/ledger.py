@@ -22,7 +22,7 @@ import msgspec
 
 from splitfed.errors import Defect, LedgerTampered
 from splitfed.store.database import Database
-from splitfed.store.rows import LedgerEntry, ReleaseRow
+from splitfed.store.rows import LedgerEntry, ReleaseRow, cut_off
 from splitfed.types import TensorSpec
 
 _DOMAIN = b"splitfed ledger v1\0"
@@ -167,7 +167,7 @@ class Ledger:
             head, expected = entry.head, expected + 1
         count = self._count()
         if expected <= count:
-            raise _tampered(f"row {expected} to row {count} at the end are missing")
+            raise _tampered(cut_off(expected, count))
         if expected - 1 > count:
             raise _tampered(f"row {count + 1} was added by something else than splitfed")
         if head != self.head():

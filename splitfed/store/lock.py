@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -59,10 +60,13 @@ class FolderLock:
 def holder(folder: Path) -> int | None:
     """The id of the process that has ``folder`` open, 0 if it is not known, None if none has."""
     try:
-        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+        # Non-blocking: the folder may be somebody else's, with a pipe in the file's place.
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
         if _try_lock(descriptor, fcntl.LOCK_SH, folder / NAME):
             return None
         return _owner(descriptor) or 0

@@ -196,3 +196,13 @@ def release_id(run: bytes, party: str, round: int, kind: str) -> bytes:
     return blake3.blake3(
         _RELEASE_DOMAIN + msgspec.msgpack.encode((run, party, round, kind))
     ).digest()
+
+
+def cut_off(first: int, last: int) -> str:
+    """What to say of rows that were removed from the end.
+
+    >>> cut_off(4, 4), cut_off(4, 6)
+    ('row 4 at the end is missing', 'row 4 to row 6 at the end are missing')
+    """
+    rows = f"row {first}" if first == last else f"row {first} to row {last}"
+    return f"{rows} at the end {'is' if first == last else 'are'} missing"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from splitfed.cli.words import whole_round
-from splitfed.errors import PeerUnreachable
+from splitfed.errors import ContractMismatch, Difference, PeerUnreachable
 from splitfed.founding import Newcomer, Proposal, found, join, sources_of
 from splitfed.rounds.spending import Unaccounted
 from splitfed.run.words import last_words
@@ -75,7 +75,7 @@ def test_a_peer_that_never_came_is_told_with_what_to_do(shell: Shell, bench: Ben
     entry: dict[str, Any] = {
         "state": "absent", "met": False, "left": "", "since_state_s": 5.0, "phase": None,
         "round": None, "step": None, "steps": None, "since_change_s": None,
-        "last_sign_of_life_s": None, "awaiting": "", "last_error": None,
+        "last_sign_of_life_s": 9.0, "awaiting": "", "last_error": None,
         "route": "we dial tcp://hospital-a.example:7001",
     }  # fmt: skip
     waiting(bench, 3)
@@ -84,12 +84,24 @@ def test_a_peer_that_never_came_is_told_with_what_to_do(shell: Shell, bench: Ben
     assert "not there yet" in out
     assert "we dial tcp://hospital-a.example:7001" in out
     assert "start `splitfed run` on their side" in out
+    assert "last heard" not in out
     told = "bob cannot be reached at tcp://x:1: nobody listens there\n  cure: is it \x1b[2Jup?"
     entry["last_error"] = told
     bench.folder.set_status({**bench.status_file(), "peers": {"bob": entry}})
     out = shell("status", bench.folder.path).out
     assert "nobody listens there" in out
     assert "cure: is it ?[2Jup?" in out
+
+
+def test_of_a_peer_that_left_the_last_word_is_told(shell: Shell, bench: Bench) -> None:
+    bench.says("training", 7, 63)
+    waiting(bench, 3)
+    said = bench.status_file()
+    gone = {**said["peers"]["bob"], "state": "left", "left": "interrupted"}
+    bench.folder.set_status({**said, "peers": {"bob": gone}})
+    out = shell("status", bench.folder.path).out
+    assert "ago (interrupted)\n" in out
+    assert "its last word: round 3 training, step 7 of 63\n" in out
 
 
 def test_without_patience_status_says_that_the_run_waits_for_ever(
@@ -172,6 +184,9 @@ def test_a_folder_that_is_not_there_yet_and_one_above_are_told_apart(
     answer = shell("status", tmp_path / "runs")
     assert answer.code == 2
     assert f"it holds run folders: {tmp_path}/runs/a" in answer.error
+    (tmp_path / "party.toml").touch()
+    for wrong in (tmp_path, tmp_path / "party.toml"):
+        assert f"it holds run folders: {tmp_path}/runs/a" in shell("status", wrong).error
 
 
 def test_last_words_of_a_run_that_failed_name_code_reason_and_cure(
@@ -189,6 +204,21 @@ def test_last_words_of_a_run_that_failed_name_code_reason_and_cure(
     assert "ring b" in out
     (ended,) = logged(tmp_path / "a", "ended")
     assert (ended["exit_code"], ended["reason"]) == (3, "b showed no progress for 600 s")
+
+
+def test_the_fields_in_which_two_agreements_differ_are_told_as_well(
+    shell: Shell, tmp_path: Path
+) -> None:
+    with (
+        suppress(ContractMismatch),
+        new_folder(tmp_path / "a") as folder,
+        last_words(folder),
+    ):
+        raise ContractMismatch("b", [Difference("rounds", "3", "5")])
+    out = shell("status", tmp_path / "a").out
+    assert "ended with exit code 2: the agreement differs from that of b\n" in out
+    assert " rounds: mine 3 | theirs 5\n" in out
+    assert "give both sides the same file" in out
 
 
 def test_a_run_that_was_stopped_says_so(shell: Shell, tmp_path: Path) -> None:

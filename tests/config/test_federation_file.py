@@ -37,6 +37,7 @@ ONE_FAULT = {
     "wrong type": ("rounds = 3", 'rounds = "3"', "rounds", "whole number >= 1"),
     "a bool is no number": ("rounds = 3", "rounds = true", "rounds", "whole number"),
     "out of range": ("rounds = 3", "rounds = 0", "rounds", ">= 1"),
+    "without an end": ("rounds = 3", "rounds = 1000001", "rounds", "1000000 at most"),
     "missing": ("seed = 7\n", "", "seed", "missing; should be a public whole number"),
     "negative seed": ("seed = 7", "seed = -1", "seed", ">= 0"),
     "unknown key": ("seed = 7", "seed = 7\nround = 3", "round", 'did you mean "rounds"?'),
@@ -122,6 +123,9 @@ ONE_FAULT = {
     ),
     "key twice": (KEY_A, KEY_B, "parties.hospital-b.public_key", "also that of hospital-a"),
     "capital hex": (SIGNING_A, "A" * 64, "parties.hospital-a.signing_key", "64 hexadecimal"),
+    "key of everybody": (
+        SIGNING_A, "01".ljust(64, "0"), "parties.hospital-a.signing_key", "its `splitfed init`"
+    ),
     "no scheme": (
         "tcp://127.0.0.1:7001", "127.0.0.1:7001", "parties.hospital-a.address", "tcp://",
     ),
@@ -178,7 +182,7 @@ def test_a_fault_elsewhere_makes_no_false_contradiction(tmp_path: Path) -> None:
 
 def test_a_fault_shows_file_key_value_and_cure_in_one_line(tmp_path: Path) -> None:
     fault = faults_of(tmp_path, spoilt(FEDERATION, {"rounds = 3": 'rounds = "3"'}))["rounds"]
-    expected = 'rounds = "3": should be the number of rounds, a whole number >= 1'
+    expected = 'rounds = "3": should be the number of rounds, a whole number >= 1 and 1000000 at most'
     assert str(fault) == f"{tmp_path / 'federation.toml'}: {expected}"
 
 
@@ -231,7 +235,7 @@ def test_minimum_defaults_to_both_of_two_and_a_majority_of_more(parties: int, mi
 
     data = tomllib.loads(FEDERATION)
     data["parties"] = {
-        f"p{i}": {"public_key": str(i) * 40, "signing_key": str(i) * 64, "records": 1}
+        f"p{i}": {"public_key": str(i) * 40, "signing_key": str(i + 1) * 64, "records": 1}
         for i in range(parties)
     }
     assert parse(FederationConfig, data, "test").minimum_parties == minimum

@@ -12,7 +12,7 @@ from splitfed.transport.allowance import BURST
 from splitfed.transport.events import Arrived, Delivered, Failed, Greeted, Status
 from splitfed.transport.frames import StatusBody
 from splitfed.transport.handshake import MAX_CHANNELS
-from splitfed.transport.watching import received_by
+from splitfed.transport.watching import came_over
 from splitfed.transport.wire import Sent
 from tests.support.hostile import MIB, until, victim
 from tests.support.networks import LinkParty
@@ -100,7 +100,7 @@ def test_an_honest_peer_may_fill_every_queue_while_nobody_reads(b: Bench) -> Non
         nonlocal sent
         while sent < 100 and bob.send("alice", at_bob, HEADER, block) is Sent.SENT:
             sent += 1
-        return (received_by(known.descriptor or 0) or 0) > 60 * MIB
+        return (came_over(known.descriptor or 0) or 0) > 60 * MIB
 
     until(filled, "the queues to fill")
     b.run(lambda: len(b.messages(alice)) == 1 + sent)

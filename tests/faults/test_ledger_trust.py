@@ -17,6 +17,7 @@ from splitfed.transport.events import Arrived, Delivered, Offer, Voted
 from splitfed.transport.keys import verify_signature
 from splitfed.transport.link import Link
 from tests.rounds.test_engine import Liar, PowerCut
+from tests.support.hostile import until
 from tests.support.members import INITIAL, AddingLearner, Town
 
 WITHIN = 30.0
@@ -224,3 +225,81 @@ def test_an_offer_that_was_refused_unseen_counts_in_the_peers_ledger_without_a_r
         assert [row["outcome"] for row in town.history("a")] == ["void", "agreed"]
         liar.offer(INITIAL, 3, number=9)
         town.wait("a")
+
+
+def test_an_entry_of_another_run_is_never_counter_signed(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that comes late for a closed round either: that its number is known says nothing,
+    and the receipt would be good in that other run."""
+    real, told = Link.stored, []
+
+    def telling(self: Link, peer: str, offer: Offer, counter_signature: bytes) -> None:
+        if peer == "b":
+            told.append((offer.round, offer.run == liar.run))
+        real(self, peer, offer, counter_signature)
+
+    monkeypatch.setattr(Link, "stored", telling)
+    town.start("a")
+    with Liar(town) as liar:
+        liar.expect(Arrived)
+        liar.offer(INITIAL, 1)
+        liar.expect(Delivered)
+        liar.vote(liar.expect(Voted))
+        liar.expect(Arrived)  # round 1 is closed
+        liar.offer({"w": INITIAL["w"], "b": INITIAL["b"] + 7}, 1, run=b"R" * 32)
+        liar.offer(INITIAL, 2)
+        liar.vote(liar.expect(Voted))
+        liar.expect(Arrived)  # everything before was taken in
+        assert told == [(1, True), (2, True)]
+        liar.offer(INITIAL, 3, number=9)
+        town.wait("a")
+
+
+def test_a_crash_after_the_votes_does_not_make_a_refused_offer_a_later_fault(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer offers it again to the restarted party, which may close the round before it
+    hears of that: the void round is all that the offer costs, with a crash or without."""
+    real, lives = RunFolder.close_round, []
+
+    def closing(self: RunFolder, round: int, *rest: Any, **fields: Any) -> None:
+        if round == 1 and not lives:
+            lives.append(1)
+            raise PowerCut
+        if round == 1:
+            receiving = town.links["a"]._conversations["b"].receiving
+            until(lambda: bool(receiving._refused), "the offer that is refused again")
+        real(self, round, *rest, **fields)
+
+    monkeypatch.setattr(RunFolder, "close_round", closing)
+    town.start("a")
+    with Liar(town) as liar:
+        liar.expect(Arrived)
+        liar.offer({"w": INITIAL["w"]}, 1)
+        liar.vote(liar.expect(Voted))
+        town.wait("a")
+        assert isinstance(town.endings["a"], PowerCut)
+        town.learners["a"] = AddingLearner(1.0)
+        town.start("a")
+        liar.expect(Arrived)
+        liar.offer(INITIAL, 2)
+        liar.vote(liar.expect(Voted))
+        liar.expect(Arrived)
+        liar.offer(INITIAL, 3, number=9)
+        town.wait("a")
+    assert [row["outcome"] for row in town.history("a")][:2] == ["void", "agreed"]
+
+
+def test_a_payload_that_was_signed_for_another_run_is_shown_by_verify(town: Town) -> None:
+    """It came before this run had a name, or was refused: no entry of this ledger tells of it."""
+    town.start("a")
+    with Liar(town) as liar:
+        liar.expect(Arrived)
+        liar.offer(INITIAL, 1, run=b"R" * 32)
+        liar.vote(liar.expect(Voted))
+        liar.expect(Arrived)
+        liar.offer(INITIAL, 2, number=9)
+        town.wait("a")
+    (checked,) = check_folders([town.folders["a"]])
+    assert any("what b sent in round 1: signed for another run" in note for note in checked.notes)

@@ -11,6 +11,7 @@ import pytest
 from splitfed.run.descriptors import ENOUGH, WANTED, raise_descriptor_limit, shortage
 from splitfed.transport import watching, zmtp
 from splitfed.transport.keys import make_secret
+from splitfed.transport.watching import Watch
 from splitfed.transport.zeromq import ZmqWire
 from tests.support.hostile import Crowd, RawPeer, has_ended, victim
 from tests.support.wires import QUICK, Bench, bench, keys_of, port_of, secret_of
@@ -131,6 +132,30 @@ def test_of_a_thousand_connections_without_a_word_the_newest_stand_and_a_peer_ge
         assert [(t.peer, t.fatal) for t in crowded] == [("bob", False)]
     finally:
         crowd.close()
+
+
+def test_strangers_at_the_address_of_a_peer_that_is_away_are_not_taken_for_it(
+    b: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind one router or tunnel all come from one address. What many of them make us hold
+    together, each before its handshake, proves nothing about anybody's key."""
+    monkeypatch.setattr(Watch, "ceiling", 20 << 20)
+    alice = b.alice()
+    bob = b.bob(str(alice.endpoint))
+    b.connect(alice, bob)
+    b.close(bob)
+    b.run(lambda: bool(b.downs(alice)))
+    half = zmtp.greeting() + b"\x06" + (1 << 20).to_bytes(8, "big") + bytes(1 << 19)
+    crowd = Crowd(port_of(alice))
+    try:
+        crowd.come(60, half)
+        b.run(lambda: bool(b.troubles(alice)))
+        assert crowd.standing() < 60
+        assert [(t.peer, t.fatal) for t in b.troubles(alice)] == [("bob", False)]
+        assert "before they said who they are" in str(b.troubles(alice)[0].error)
+    finally:
+        crowd.close()
+    b.connect(alice, b.bob(str(alice.endpoint)))
 
 
 def test_a_process_with_few_descriptors_keeps_some_for_its_files_and_lets_its_peer_in() -> None:

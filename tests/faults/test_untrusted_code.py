@@ -89,6 +89,11 @@ COMMANDS = {
     "torch.utils.cpp_extension:load": {"name": "x", "sources": ["{script}"]},
     "torch:save": {"obj": [], "f": "{mark}"},
     "torch.utils.data:get_worker_info": {},
+    # Says that it returns an nn.Module, and runs the text that it is given.
+    "torch.fx.graph_module:reduce_graph_module": {
+        "import_block": "open('{mark}', 'w').close()\n",
+        "body": {"_code": "def forward(self, x):\n    return x\n"},
+    },
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,29 @@ from tests.support.folders import close, new_folder
 from tests.support.traps import (
     MIB,
     frugal,
+    silent,
 )
+
+# --- pipes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ledger.sqlite-journal", "ledger.sqlite-wal", "lock"])
+def test_nobody_waits_for_ever_on_a_pipe_in_a_run_folder(tmp_path: Path, name: str) -> None:
+    new_folder(tmp_path / "a").close()
+    pipe = tmp_path / "a" / name
+    pipe.unlink(missing_ok=True)
+    silent(pipe)
+    told: list[str] = []
+    looker = threading.Thread(
+        target=lambda: told.append(answer_to("status", pipe.parent).told), daemon=True
+    )
+    looker.start()
+    looker.join(20.0)
+    if looker.is_alive():
+        os.close(os.open(pipe, os.O_RDWR))  # wakes it: it must not outlive this test
+    assert told, "it waits"
+    assert ("process  not running" if name == "lock" else f"{name} is no plain file") in told[0]
+
 
 # --- databases -----------------------------------------------------------------------------------
 

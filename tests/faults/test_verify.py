@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,8 @@ import pytest
 
 from splitfed.errors import FolderError
 from splitfed.run.crosscheck import check_folders
+from splitfed.run.facts import read_facts
+from splitfed.run.verifying import check_folder
 from splitfed.store import BUDGET, Budget, RunFolder
 from splitfed.transport.keys import Secret
 from tests.support.commands import answer_to
@@ -255,6 +257,19 @@ def test_a_payload_that_was_changed_or_taken_is_named_by_its_row(pair: Pair, pla
     assert "is missing" in fault
 
 
+def test_a_payload_that_a_running_party_prunes_meanwhile_is_no_fault(tmp_path: Path) -> None:
+    town = Town(tmp_path, ["a", "b"], {"rounds": 2})
+    for rounds in (2, 4):
+        before = [read_facts(tmp_path / name) for name in "ab" if rounds > 2]
+        town.terms = replace(town.terms, rounds=rounds)
+        for name in "ab":
+            town.learners[name] = type(town.learners[name])(1.0)
+            town.start(name)
+        town.wait()
+    for facts in before:
+        assert check_folder(facts, None).faults == []
+
+
 def test_an_epsilon_that_falls_is_named(pair: Pair) -> None:
     def spent(rows: Rows) -> Rows:
         for number, epsilon in enumerate((1.0, 2.0, 1.5, 2.5), start=1):
@@ -340,6 +355,7 @@ def test_the_command_tells_both_sides_in_a_table_and_says_what_it_did_not_check(
     ):
         assert line in told.out
     assert "not checked: anything that was never written into a ledger" in told.out
+    assert told.out.endswith("no fault found\n")
     assert "give the peer's folder too" not in told.out
     assert "give the peer's folder too" in answer_to("verify", original.sides[0]).out
 
@@ -353,6 +369,15 @@ def test_the_command_exits_4_and_names_the_row_on_stderr_and_in_json(pair: Pair)
     found = json.loads(told.out)
     assert found["faults"] == sum(len(folder["faults"]) for folder in found["folders"]) > 0
     assert any("row 4" in fault for fault in found["folders"][0]["faults"])
+
+
+def test_without_json_a_fault_is_told_once_in_the_table(pair: Pair) -> None:
+    rewrite(pair.path / "a", without(4), pair.secrets["a"])
+    told = answer_to("verify", *pair.sides)
+    assert "  FAULT " in told.out
+    assert "no fault found" not in told.out
+    assert "marked FAULT above" in told.error
+    assert "row 4" not in told.error
 
 
 def test_what_is_no_folder_or_does_not_belong_together_is_the_users_mistake(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from splitfed.config import load_party
-from splitfed.errors import PeerRefusedUs
+from splitfed.errors import ConfigError, PeerRefusedUs
 from splitfed.founding import DIGITS, Newcomer, Proposal, found, join, sources_of
 from splitfed.founding.rotation import rotate
 from splitfed.progress import Silent
@@ -96,6 +97,7 @@ def test_the_run_folders_go_on_after_rotate_and_the_old_key_is_not_let_in(
     old = load_secret(tmp_path / "b" / "secret.json")
     first = [report["contract"] for report in reports(run_both(tmp_path))]
 
+    first_agreement = made.federation_file.read_bytes()
     changed = rotate(tmp_path / "b" / "party.toml").federation_file
     changed.write_text(changed.read_text().replace("rounds = 1", "rounds = 2"))
     shutil.copyfile(changed, made.federation_file)
@@ -103,6 +105,14 @@ def test_the_run_folders_go_on_after_rotate_and_the_old_key_is_not_let_in(
     assert [row["outcome"] for row in a["history"]] == ["agreed", "agreed"]
     assert a["shared_digest"] == b["shared_digest"]
     assert len({*first, a["contract"]}) == 2
+
+    # The agreement from before, put back on the other side: there the old key would be let in.
+    made.federation_file.write_bytes(first_agreement.replace(b"rounds = 1", b"rounds = 3"))
+    back = load_party(tmp_path / "a" / "party.toml")
+    back = replace(back, link=back.link.model_copy(update={"patience": 0.5}))
+    with pytest.raises(ConfigError, match=rf"parties\.b\.signing_key.*{old.signing_public}"):
+        run_party(back, tmp_path / "a" / "runs", progress=Silent())
+    shutil.copyfile(changed, made.federation_file)
 
     here = load_party(tmp_path / "a" / "party.toml")
     there = load_party(tmp_path / "b" / "party.toml")

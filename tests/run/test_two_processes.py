@@ -137,6 +137,24 @@ def test_a_second_run_does_nothing(story: Story) -> None:
     assert story.model() == story.before
 
 
+@pytest.mark.parametrize(
+    "of_then", [{"history": [], "rounds": 0}, {"outcome": "budget", "confirmed": False}]
+)
+def test_a_report_of_an_earlier_end_does_not_count_as_that_of_this_one(
+    story: Story, of_then: dict[str, Any]
+) -> None:
+    """Rounds were added or a budget raised, and a kill came before the new model was written."""
+    now = report(story.where, "a")
+    file = story.where / "a" / "runs" / "a" / "report.json"
+    file.write_text(json.dumps({**now, **of_then}))
+    answer = here(story.where, "a")
+    assert answer.code == 0, answer.told
+    assert "is finished" not in answer.told
+    again = report(story.where, "a")
+    assert [again[key] for key in of_then] == [now[key] for key in of_then]
+    assert story.model() == story.before
+
+
 def test_a_key_that_is_not_on_the_list_is_refused_at_once(story: Story) -> None:
     assert story.uninvited.code == 3
     assert "key" in story.uninvited.error

@@ -298,8 +298,8 @@ def live() -> None:
     wire = ZmqWire(me, roster, options=QUICK)
     wire.open()
     listens = wire.endpoint is not None
-    print(json.dumps({"port": port_of(wire) if listens else 0}), flush=True)
     status = os.open("/proc/self/status", os.O_RDONLY)  # now: later there may be no descriptor
+    print(json.dumps({"port": port_of(wire) if listens else 0}), flush=True)
     before, messages, ups = _highest(status), 0, 0
     troubles: list[list[Any]] = []
     while True:

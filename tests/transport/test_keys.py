@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from splitfed.errors import UserError
 from splitfed.signatures import PartyKeys, by_revoked, verified_by
@@ -181,6 +182,23 @@ def test_what_is_not_lower_case_hex_of_32_bytes_is_no_signing_key(key: str) -> N
     assert not is_signing_key(key)
     with pytest.raises(UserError, match="signing_key"):
         PeerKeys(public_key=make_secret().curve_public, signing_key=key)
+
+
+def test_a_key_under_which_everybody_can_sign_is_no_signing_key() -> None:
+    """Points of small order: one signature, made without any secret, is good for every message,
+    so what bears it proves nothing about its party."""
+    one = b"\1" + bytes(31)
+    anybodys = one + bytes(32)
+    Ed25519PublicKey.from_public_bytes(one).verify(anybodys, b"whatever you like")
+    assert not verify_signature(one.hex(), b"whatever you like", anybodys)
+    prime = 2**255 - 19
+    eighth = int.from_bytes(
+        bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+    )
+    for y in (0, 1, prime - 1, eighth, prime - eighth, prime, prime + 1):
+        for sign in (0, 1):
+            assert not is_signing_key((y | sign << 255).to_bytes(32, "little").hex())
+    assert is_signing_key((2).to_bytes(32, "little").hex())
 
 
 def test_fresh_keys_are_of_the_checked_form() -> None:
