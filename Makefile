@@ -16,8 +16,9 @@ AUDIT_ARGS ?=
 UTILITY_ARGS ?=
 FUSION_ARGS ?=
 SOAK_ARGS ?=
+ROBUSTNESS_ARGS ?=
 
-.PHONY: help demo test lint format types bench audit utility fusion soak clean
+.PHONY: help demo test lint format types bench audit utility fusion robustness soak clean
 
 help:
 	@echo "make demo    train two parties on this machine and write a report (DEMO_ARGS=...)"
@@ -29,6 +30,7 @@ help:
 	@echo "make audit   attack every privacy mode, about 15 minutes; fails if more than the claim is proven"
 	@echo "make utility accuracy under privacy on Fashion-MNIST, tens of minutes (UTILITY_ARGS=...)"
 	@echo "make fusion  what fusing gains, over five seeds, about an hour (FUSION_ARGS=...)"
+	@echo "make robustness  rule x attack, a long table (ROBUSTNESS_ARGS='--rules median krum')"
 	@echo "make soak    kills, cuts, a black hole, fuzz and strangers at full length, hours (SOAK_ARGS=--quick)"
 	@echo "make clean   remove caches and build folders; keeps $(VENV) and runs/"
 
@@ -65,6 +67,9 @@ utility: $(VENV)/.has-demo
 fusion: $(VENV)/.has-demo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fusion.py $(FUSION_ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/personalised.py
+
+robustness: $(VENV)/.has-demo
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/robustness.py $(ROBUSTNESS_ARGS)
 
 soak: $(VENV)/.has-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(SOAK_ARGS)

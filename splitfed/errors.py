@@ -122,7 +122,7 @@ class ContractMismatch(UserError):
         rows = "\n".join(f"  {d.key}: mine {d.mine} | theirs {d.theirs}" for d in self.differences)
         super().__init__(
             f"the agreement differs from that of {peer}:\n{rows}",
-            cure or "agree on one federation.toml and give both sides the same file",
+            cure or "agree on one federation.toml and give every party the same file",
         )
 
 

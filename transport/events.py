@@ -274,6 +274,7 @@ class PeerView:
 
     ``state``: ``"absent"``, ``"greeting"``, ``"connected"``, ``"left"`` or ``"failed"``.
     ``awaiting``: what is still missing from this peer, in words; empty if nothing.
+    ``moved``: bytes of tensors that went to this peer and came from it.
     """
 
     state: str
@@ -281,3 +282,4 @@ class PeerView:
     since_change: float | None
     last_sign_of_life: float | None
     awaiting: str
+    moved: int = 0

@@ -240,5 +240,10 @@ class Exchange(Handshake):
             for assembly in self.receiving.incomplete
         ]
         return PeerView(
-            state, self.their_status, self.since_change, self.last_sign_of_life, ", ".join(waiting)
+            state=state,
+            status=self.their_status,
+            since_change=self.since_change,
+            last_sign_of_life=self.last_sign_of_life,
+            awaiting=", ".join(waiting),
+            moved=self.payload_sent + self.receiving.payload_bytes,
         )

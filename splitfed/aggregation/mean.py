@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from splitfed.aggregation import arithmetic
+from splitfed.aggregation.arithmetic import Float64, as_float64, check_alike, rounded
 from splitfed.errors import Defect
 from splitfed.tensors import Tensors
-
-SLICE = 1 << 20
-"""Elements averaged at a time: working memory is about 24 bytes times this, whatever the
-size of a tensor."""
-
-_Float64 = npt.NDArray[np.float64]
 
 
 def weighted_mean(updates: Mapping[str, Tensors], weights: Mapping[str, float]) -> Tensors:
@@ -27,6 +22,9 @@ def weighted_mean(updates: Mapping[str, Tensors], weights: Mapping[str, float]) 
     tensor's own dtype (floats to nearest, ties to even; integers and booleans to the nearest
     integer, halves to even, so a mean of 2 and 3 is 2). The result therefore does not depend
     on the order of any mapping, on threads or on the processor.
+
+    The parties are asked for one after the other, and each once: a mapping that reads an update
+    when it is asked for one lets memory stay at two sums' size, however many parties there are.
 
     Integers beyond 2**53 lose their last digits as float64 does.
 
@@ -42,87 +40,61 @@ def weighted_mean(updates: Mapping[str, Tensors], weights: Mapping[str, float]) 
         Defect: no update, unequal tensors, or a weight that is missing, not positive or
             not finite (configuration and admission have refused all of these before).
     """
-    parties = sorted(updates)
-    _check(updates, parties, weights)
-    shares = [float(weights[party]) for party in parties]
-    total = 0.0
-    for share in shares:
-        total += share
-    return {
-        name: _mean([updates[party][name] for party in parties], shares, total)
-        for name in sorted(updates[parties[0]])
-    }
-
-
-def _mean(tensors: Sequence[torch.Tensor], shares: Sequence[float], total: float) -> torch.Tensor:
-    first = tensors[0]
-    result = torch.empty(first.shape, dtype=first.dtype)
-    flat = result.view(-1)
-    sources = [tensor.detach().reshape(-1) for tensor in tensors]
-    for start in range(0, flat.numel(), SLICE):
-        block = slice(start, start + SLICE)
-        # numpy, one operation at a time: a fused multiply-add would round once where a
-        # processor has it and twice where it has not.
-        mean = np.multiply(_as_float64(sources[0][block]), shares[0])
-        for source, share in zip(sources[1:], shares[1:], strict=True):
-            part = _as_float64(source[block])
-            np.add(mean, np.multiply(part, share), out=mean)
+    sums, shapes = weighted_sums(updates, weights)
+    total = total_weight(updates, weights)
+    result: Tensors = {}
+    for name in sorted(shapes):
+        mean = sums.pop(name)
         np.divide(mean, total, out=mean)
-        flat[block] = _rounded(mean, first.dtype)
+        result[name] = rounded(mean, shapes[name].dtype).reshape(shapes[name].shape)
     return result
 
 
-def _as_float64(values: torch.Tensor) -> _Float64:
-    return values.to("cpu", torch.float64).numpy()
+def weighted_sums(
+    updates: Mapping[str, Tensors], weights: Mapping[str, float]
+) -> tuple[dict[str, Float64], Tensors]:
+    """``Σ w_p x_p`` in float64, each tensor flat, and empty tensors of its shape and dtype.
 
-
-def _rounded(values: _Float64, dtype: torch.dtype) -> torch.Tensor:
-    """``values`` in ``dtype`` after exactly one rounding to nearest, ties to even."""
-    if dtype in (torch.float64, torch.float32):
-        return torch.from_numpy(values).to(dtype)
-    if dtype == torch.float16:  # torch would round twice: to float32 and from there
-        with np.errstate(over="ignore"):
-            return torch.from_numpy(values.astype(np.float16))
-    if dtype == torch.bfloat16:
-        return _to_bfloat16(values)
-    whole = np.rint(values)
-    if dtype == torch.bool:
-        return torch.from_numpy(whole != 0)
-    info = torch.iinfo(dtype)
-    # the largest float64 that fits: float(2**63 - 1) is 2**63, which does not
-    high = float(info.max) if info.bits < 64 else math.nextafter(2.0**63, 0.0)
-    return torch.from_numpy(np.clip(whole, float(info.min), high)).to(dtype)
-
-
-def _to_bfloat16(values: _Float64) -> torch.Tensor:
-    """Round via float32 "to odd", after which the second rounding cannot go wrong
-    (Boldo & Melquiond 2008): wherever float32 is not exact, truncate and set the last bit."""
-    with np.errstate(over="ignore"):
-        near = values.astype(np.float32)
-    bits = near.view(np.int32)
-    inexact = near != values
-    beyond = np.abs(near.astype(np.float64)) > np.abs(values)
-    odd = np.where(inexact & np.isfinite(near), (bits - beyond) | 1, bits)
-    return torch.from_numpy(odd.astype(np.int32).view(np.float32)).to(torch.bfloat16)
-
-
-def _check(
-    updates: Mapping[str, Tensors], parties: Sequence[str], weights: Mapping[str, float]
-) -> None:
+    Raises:
+        Defect: as :func:`weighted_mean`.
+    """
+    parties = sorted(updates)
     if not parties:
         raise Defect("the mean of no updates was asked for")
-    reference = updates[parties[0]]
     for party in parties:
         weight = weights.get(party)
         if weight is None or not math.isfinite(weight) or weight <= 0:
             raise Defect(f"party {party} has weight {weight}; a mean needs a positive number")
-        tensors = updates[party]
-        for name in sorted(reference.keys() ^ tensors.keys()):
-            raise Defect(f"tensor {name} is not in the updates of both {parties[0]} and {party}")
-        for name, tensor in tensors.items():
-            other = reference[name]
-            if tensor.shape != other.shape or tensor.dtype != other.dtype:
-                raise Defect(
-                    f"tensor {name} is {tuple(tensor.shape)} {tensor.dtype} at {party} but "
-                    f"{tuple(other.shape)} {other.dtype} at {parties[0]}"
-                )
+    sums: dict[str, Float64] = {}
+    shapes: Tensors = {}
+
+    def take_in(party: str, tensors: Tensors) -> None:
+        if party == parties[0]:
+            shapes.update({name: t.detach().to("meta") for name, t in tensors.items()})
+            sums.update({name: np.zeros(t.numel()) for name, t in tensors.items()})
+        check_alike(tensors, party, shapes, parties[0])
+        for name in sorted(tensors):
+            _add(sums[name], tensors[name], float(weights[party]), first=party == parties[0])
+
+    for party in parties:
+        take_in(party, updates[party])  # no name here holds one while the next is read
+    return sums, shapes
+
+
+def _add(total: Float64, tensor: torch.Tensor, share: float, *, first: bool) -> None:
+    source = tensor.detach().reshape(-1)
+    for start in range(0, total.size, arithmetic.SLICE):
+        block = slice(start, start + arithmetic.SLICE)
+        part = np.multiply(as_float64(source[block]), share)
+        if first:  # not added to 0.0, which would lose the sign of -0.0
+            total[block] = part
+        else:
+            np.add(total[block], part, out=total[block])
+
+
+def total_weight(updates: Mapping[str, Tensors], weights: Mapping[str, float]) -> float:
+    """The sum of the weights of those who have an update, one after the other by name."""
+    total = 0.0
+    for party in sorted(updates):
+        total += float(weights[party])
+    return total

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from splitfed import __version__
+from splitfed.cli.audit import audit
 from splitfed.cli.check import check
 from splitfed.cli.demo import demo
 from splitfed.cli.export import export
@@ -19,6 +20,7 @@ from splitfed.cli.plan import plan
 from splitfed.cli.predict import predict
 from splitfed.cli.results import evaluate, report
 from splitfed.cli.run import run
+from splitfed.cli.simulate import simulate
 from splitfed.cli.status import status
 from splitfed.cli.verify import verify
 from splitfed.cli.words import prose
@@ -57,7 +59,21 @@ def _program(
     Debug.on = Debug.on or debug
 
 
-for command in (demo, init, plan, check, run, status, evaluate, report, predict, export, verify):
+for command in (
+    demo,
+    init,
+    plan,
+    check,
+    audit,
+    run,
+    status,
+    evaluate,
+    report,
+    predict,
+    export,
+    verify,
+    simulate,
+):
     app.command(help=prose(command.__doc__))(guarded(command))
 app.add_typer(keys, name="keys")
 

@@ -16,12 +16,14 @@ def demo(
         Path, typer.Option(metavar="DIR", help="Where keys, run folders and the report go.")
     ] = Path("runs/demo"),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of one epoch each.")] = 10,
-    parties: Annotated[int, typer.Option(min=2, help="Only 2 in this version.")] = 2,
+    parties: Annotated[
+        int, typer.Option(help="How many hospitals, 2 to 8: each is a process of its own.")
+    ] = 2,
     split: Annotated[
         str,
         typer.Option(
-            help="How the digits are divided: skew (80 % of hospital-a's are 0-4, of "
-            "hospital-b's 5-9) or iid (at random)."
+            help="How the digits are divided: skew (80 % of a hospital's are of its share of the "
+            "ten: of two, 0-4 and 5-9) or iid (at random)."
         ),
     ] = "skew",
     privacy: Annotated[
@@ -33,20 +35,21 @@ def demo(
         ),
     ] = "dp-frozen",
 ) -> int:
-    """Watch two hospitals train one model on this machine: real processes, real digits.
+    """Watch hospitals train one model on this machine: real processes, real digits.
 
-    Makes fresh keys and two party folders as `init` does, starts two `splitfed run`
-    processes that talk over encrypted loopback, sharing conv1 and conv2 and once their outputs
+    Makes fresh keys and a folder for each party as `init` does, starts a `splitfed run` process
+    for each, which talk over encrypted loopback, sharing conv1 and conv2 and once their outputs
     on unlabelled digits, noised unless --privacy none, then trains references without noise, and
-    prints how the models compare.
+    prints how the models compare. All hospitals together have 2,500 digits to train on and choose
+    by, whatever their number.
     """
     from splitfed import demo as story
 
     story.check_choices(parties=parties, split=split, privacy=privacy)
-    folders = story.make_parties(out, rounds=rounds, split=split, privacy=privacy)
+    folders = story.make_parties(out, rounds=rounds, split=split, privacy=privacy, parties=parties)
     noise = "without noise" if privacy == "none" else f"noised ({privacy})"
     say(
-        f"two parties on this machine, {rounds} rounds; conv1 and conv2 cross the wire every "
+        f"{parties} parties on this machine, {rounds} rounds; conv1 and conv2 cross the wire every "
         f"round, and once what each model says about 1,000 unlabelled digits, {noise}"
     )
     with screen(rounds) as progress:

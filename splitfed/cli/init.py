@@ -40,8 +40,8 @@ def init(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Where the others can reach you, such as tcp://hospital-a.example:7001. One "
-            "of the two parties is enough; leave it out behind a firewall."
+            help="Where the others can reach you, such as tcp://hospital-a.example:7001. Of any "
+            "two parties one is enough: a single party may leave it out, behind a firewall."
         ),
     ] = None,
     data: Annotated[
@@ -150,10 +150,10 @@ def init(
 ) -> int:
     """Make a party's folder: new keys, party.toml, and a federation.toml begun or joined.
 
-    The first party runs `splitfed init` and sends its federation.toml to the other, who runs
-    `splitfed init --join federation.toml` and sends the completed file back. The secret keys
-    (secret.json, readable by you alone) never leave the folder. Whatever is not given as a
-    flag is asked for in a terminal.
+    The first party runs `splitfed init` and sends its federation.toml to the next, who runs
+    `splitfed init --join federation.toml` and sends the completed file on to the third, and so
+    on; the last one's file goes back to all. The secret keys (secret.json, readable by you
+    alone) never leave the folder. Whatever is not given as a flag is asked for in a terminal.
     """
     from splitfed import founding
 
@@ -322,8 +322,9 @@ def _tell_founded(made: Founded, party: str) -> None:
         "",
         "next:",
         f"  1. read {made.federation_file} and change what should be different",
-        "  2. send it to the other party, who runs: splitfed init --join federation.toml",
-        f"  3. put the file that comes back in its place, {made.federation_file}",
+        "  2. send it to the next party, who runs: splitfed init --join federation.toml",
+        "     and so on, one after the other: each adds its block to the file of the one before",
+        f"  3. put the file that the last one sends back in its place, {made.federation_file}",
         f"  4. splitfed keys show {made.party_file}    and compare the fingerprints by telephone",
         f"  5. splitfed plan {made.party_file}    then    splitfed run {made.party_file}",
     )
@@ -345,10 +346,16 @@ def _tell_joined(made: Founded, party: str) -> None:
         "",
         "next:",
         f"  1. send this file back to {others}: {made.federation_file}",
+        "     or, where more parties join, on to the next; the last one sends it back to all",
         f"  2. splitfed keys show {made.party_file}    and compare the fingerprints by telephone",
         f"  3. splitfed plan {made.party_file}    (loads {agreement.model.factory}: code that "
         f"{others} chose)",
         f"  4. splitfed run {made.party_file}",
     )
-    if not any(entry.address for entry in agreement.parties.values()):
-        say("", "note: no party has an address yet; one of you must add address = ... to its block")
+    hidden = [name for name, entry in sorted(agreement.parties.items()) if not entry.address]
+    if len(hidden) > 1:
+        say(
+            "",
+            f"note: {', '.join(hidden)} have no address and cannot dial each other; all of them "
+            "but one must add address = ... to their blocks",
+        )

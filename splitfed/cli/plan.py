@@ -26,7 +26,7 @@ ALSO_LEAVES = (
     "initial tensors, last closed round and its outcome, a random folder id and a restart count",
     "while running: phase, round, step of how many steps; when I leave, that I do",
     "versions of splitfed and torch, my network address, the times and sizes of messages",
-    "where the two agreements differ: the agreement itself (without addresses and paths)",
+    "where a peer's agreement differs: the agreement itself (without addresses and paths)",
 )
 PRIVATE_STAYS = "private layers"
 NEVER_LEAVES = (
@@ -102,6 +102,7 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "payload_bytes_per_round": payload,
         "payload_bytes": payload * agreed.terms.rounds
         + (0 if fusion is None else fusion["bytes"] * fusion["times"]),
+        "rule": config.federation.aggregation.sentence,
         "fusion": fusion,
         "consented": fusion is None or fusion["kind"] != "private" or config.fusion.release_private,
         "wire_bytes_per_round_at_most": payload * 102 // 100 + ROUND_BYTES * len(peers),
@@ -142,13 +143,15 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         "NEVER LEAVES:",
         *(f"  - {text}" for text in plan["never_leaves"]),
         "",
-        f"bytes a round: {size(plan['payload_bytes_per_round'])} of tensors out, as many in; "
+        f"bytes a round: {size(plan['payload_bytes_per_round'])} of tensors out{_each(plan)}, as "
+        "many in; "
         f"on the wire at most {size(plan['wire_bytes_per_round_at_most'])}, and "
         f"{size(plan['wire_bytes_per_connection_at_most'])} a connection",
         f"bytes in all: {size(plan['payload_bytes'])} of tensors out",
         f"agreement: {plan['contract']}",
         f"shared tensors: {plan['fingerprint']}",
-        "  (both sides must see the same two lines)",
+        "  (every party must see the same two lines)",
+        f"rule: {plan['rule']}",
         "",
         *_code_lines(plan),
         *(f"note: {text}" for text in plan["notes"]),
@@ -161,6 +164,13 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
             "party.toml; nothing private leaves before that",
         ]
     return lines
+
+
+def _each(plan: dict[str, Any]) -> str:
+    """To how many peers bytes go, where there is more than one."""
+    peers = len(plan["peers"])
+    each = size(plan["payload_bytes_per_round"] // peers)
+    return "" if peers == 1 else f" ({each} to each of {peers} peers)"
 
 
 def _code_lines(plan: dict[str, Any]) -> list[str]:
@@ -308,14 +318,16 @@ def _account(config: PartyConfig, agreed: Agreed) -> dict[str, Any] | None:
 
 def _own_run(config: PartyConfig) -> tuple[bytes | None, set[bytes]]:
     """The run in the default run folder, if it has begun, and its releases: paid already."""
+    from splitfed.errors import NoRunFolder
     from splitfed.store import RunFolder
 
-    path = config.folder / RUNS / config.party
-    if not (path / "ledger.sqlite").is_file():
+    try:
+        with RunFolder.read_only(config.folder / RUNS / config.party) as folder:
+            rows = folder.ledger.rows()
+            paid = {entry.row.release for entry in rows if entry.row.epsilon is not None}
+            return folder.run, paid
+    except NoRunFolder:
         return None, set()
-    with RunFolder.read_only(path) as folder:
-        rows = folder.ledger.rows()
-        return folder.run, {entry.row.release for entry in rows if entry.row.epsilon is not None}
 
 
 def _privacy_lines(privacy: dict[str, Any]) -> list[str]:

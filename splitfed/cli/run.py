@@ -32,9 +32,9 @@ def run(
 ) -> int:
     """Take part in the federation until its last round is closed.
 
-    Waits for the other party, trains, exchanges the shared layers, and writes a report.
+    Waits for the other parties, trains, exchanges the shared layers, and writes a report.
     Ctrl-C (or a crash) loses nothing: run the same command again and it goes on. On a
-    finished folder it says so and does nothing; after `rounds` was raised on both sides it
+    finished folder it says so and does nothing; after `rounds` was raised on every side it
     trains the further rounds.
     """
     if as_json and events:

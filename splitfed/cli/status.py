@@ -176,7 +176,7 @@ def _consequence(found: Mapping[str, Any]) -> Iterator[str]:
     if not (wait := found.get("waiting")):
         return
     if wait["for"] == "goodbye":
-        yield "all rounds are closed; it serves what the peer may have missed"
+        yield "all rounds are closed; it serves what peers may have missed"
     elif wait["patience_left_s"] is None:
         yield "it waits for ever: party.toml sets no [link] patience"
     else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from splitfed.run.verifying import Checked
 
 CURE = (
-    "keep both sides' folders as they are and look for untouched copies: what bears the peer's "
+    "keep every side's folder as it is and look for untouched copies: what bears the peer's "
     "receipt is what the peer once got. A folder put back from an older backup looks like this "
     "too: then the newest copy is the right one"
 )
@@ -47,7 +47,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check the egress ledger of one party, or of both sides against each other.
+    """Check the egress ledger of one party, or of several parties against each other.
 
     Reads only; a run may go on meanwhile. Exit code 4 if a row was removed, changed, reordered
     or cut off, or if a signature, file, debit or vote does not fit; each is named.

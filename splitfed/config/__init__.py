@@ -5,10 +5,10 @@ Importing this package does not import torch.
 
 from __future__ import annotations
 
+from splitfed.config.aggregation import NEEDS, AggregationConfig, RootConfig, rule_findings, too_few
 from splitfed.config.contract import canonical_json, digest_of
 from splitfed.config.faults import parse
 from splitfed.config.federation import (
-    AggregationConfig,
     FederationConfig,
     InitialConfig,
     ModelConfig,
@@ -41,6 +41,7 @@ from splitfed.differences import differences
 __all__ = [
     "DP_SGD",
     "MODES",
+    "NEEDS",
     "NO_PRIVACY",
     "NO_PRIVACY_FUSED",
     "NO_PRIVACY_OUTPUTS",
@@ -61,6 +62,7 @@ __all__ = [
     "PrivacyConfig",
     "ReferenceConfig",
     "RetiredKey",
+    "RootConfig",
     "RosterEntry",
     "TrainingConfig",
     "canonical_json",
@@ -70,5 +72,7 @@ __all__ = [
     "load_federation",
     "load_party",
     "parse",
+    "rule_findings",
     "split_endpoint",
+    "too_few",
 ]

@@ -1,8 +1,8 @@
 """federation.toml: what the institutions agree on.
 
 A :class:`FederationConfig` is right in itself: every key has its type and range and no two
-keys contradict each other. Whether it is enough to run over a network (two parties, an
-address that can be dialed) is checked when a party.toml that names it is loaded.
+keys contradict each other. Whether it is enough to run over a network (two parties or more, an
+address to dial for every pair) is checked when a party.toml that names it is loaded.
 """
 
 from __future__ import annotations
@@ -12,44 +12,25 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
+from splitfed.config.aggregation import AggregationConfig
 from splitfed.config.algorithm import Algorithm, algorithm_findings
 from splitfed.config.contract import canonical_json, digest_of
-from splitfed.config.faults import Finding, Section, across, did_you_mean, only
+from splitfed.config.faults import Finding, Section, across, did_you_mean
 from splitfed.config.fusion import Digest, FusionConfig
 from splitfed.config.parties import (
     RosterEntry,
     differing,
     wrong_statements,
 )
-from splitfed.config.privacy import DP_SGD, Count, Positive, PrivacyConfig, fusion_and_privacy
+from splitfed.config.privacy import DP_SGD, Positive, PrivacyConfig, fusion_and_privacy
 from splitfed.config.values import NAME_RULE, Arguments, Factory, Name, Patterns, Pixels
 
 Text = Annotated[str, StringConstraints(min_length=1)]
-Rule = Literal[
-    "mean", "median", "trimmed-mean", "krum", "multi-krum", "bulyan", "geometric-median",
-    "centred-clipping", "fltrust",
-]  # fmt: skip
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MOST_ROUNDS = 1_000_000
 """Beyond any training; a plan of more would fill the memory of whoever looks at it."""
-
-
-def _weights(value: Any) -> str | dict[str, float]:
-    if isinstance(value, dict):
-        for weight in value.values():
-            if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise ValueError("has a weight that is no number")
-            if not 0 < weight < float("inf"):
-                raise ValueError("has a weight that is not above 0")
-        return {str(name): float(weight) for name, weight in value.items()}
-    if value not in ("equal", "records"):
-        raise ValueError("is no weighting")
-    return str(value)
-
-
-Weights = Annotated[str | dict[str, float], PlainValidator(_weights)]
 
 
 def _initial(value: Any) -> Any:
@@ -135,29 +116,6 @@ class PreprocessingConfig(Section):
             yield Finding(key, list(values), cure)
 
 
-class AggregationConfig(Section):
-    """How the parties' updates become the next shared tensors."""
-
-    rule: Annotated[Rule, AfterValidator(only("mean"))] = Field(
-        default="mean", description='"mean"'
-    )
-    max_update_norm: Positive = Field(
-        description="the public bound on the norm of one update, a number above 0; "
-        "`splitfed init` writes max(1, norm of the initial shared tensors)"
-    )
-    weights: Weights = Field(
-        default="equal",
-        description='"equal", "records", or a table that gives every party a number above 0',
-    )
-    minimum_parties: Count | None = Field(
-        default=None,
-        description="how many parties a round needs at least: more than half, at most all",
-    )
-    max_void_rounds: Annotated[int, Field(ge=0)] = Field(
-        default=3, description="how many void rounds are tolerated in all, a whole number >= 0"
-    )
-
-
 class FederationConfig(Section):
     """The whole agreement; see :meth:`contract` for what is hashed and compared."""
 
@@ -193,7 +151,7 @@ class FederationConfig(Section):
         description=f"one [parties.NAME] table for each party; NAME of {NAME_RULE}"
     )
 
-    CONTRACT_SCHEMA: ClassVar[int] = 3
+    CONTRACT_SCHEMA: ClassVar[int] = 4
 
     @across("classes")
     def classes_differ(self) -> Iterator[Finding]:
@@ -309,7 +267,7 @@ class FederationConfig(Section):
         }
 
     def contract(self) -> dict[str, Any]:
-        """What both sides must agree on: parsed, defaulted, sorted and JSON-able.
+        """What all parties must agree on: parsed, defaulted, sorted and JSON-able.
 
         Without addresses, keys and file paths: those may differ or change without the
         parties training anything else than agreed.

@@ -9,6 +9,7 @@ from typing import Any
 
 import blake3
 
+from splitfed.config.aggregation import rule_findings
 from splitfed.config.algorithm import ALGORITHMS
 from splitfed.config.faults import checked, did_you_mean, shown
 from splitfed.config.federation import FederationConfig
@@ -21,9 +22,6 @@ from splitfed.reading import is_inside, open_plain
 
 LARGEST_INITIAL = 64 << 30
 """Bytes of a file of initial tensors."""
-
-LINK_PARTIES = 2
-"""Parties that the ZeroMQ link serves for now."""
 
 
 def load_federation(path: str | Path) -> FederationConfig:
@@ -41,8 +39,8 @@ def load_federation(path: str | Path) -> FederationConfig:
 def load_party(path: str | Path, *, consent: bool = True) -> PartyConfig:
     """Reads and checks a party.toml and the federation.toml that it names.
 
-    Checks too what a run over the network needs: two parties, an address to dial, my name
-    and my secret keys, data files that exist.
+    Checks too what a run over the network needs: at least two parties, an address to dial for
+    every pair, my name and my secret keys, data files that exist.
 
     Args:
         consent: whether a missing consent to releasing private layers is a fault; to look at
@@ -68,6 +66,7 @@ def load_party(path: str | Path, *, consent: bool = True) -> PartyConfig:
         agreement, federation, theirs = _read_federation(federation_path)
         faults += theirs
         faults += _link_faults(agreement, str(federation_path))
+        faults += _rule_faults(federation, str(federation_path))
     faults += _missing_files(raw, folder, file)
     faults += _between(raw, agreement, file, federation_path)
     faults += _consent(raw, agreement, file) if consent else []
@@ -149,22 +148,28 @@ def _link_faults(agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
     names = sorted(parties)
     if len(names) == 1:
         cure = (
-            f"only {names[0]} so far; send this file to the other party for "
+            f"only {names[0]} so far; send this file to the next party for "
             "`splitfed init --join`, and put the file that comes back in its place"
         )
         yield Fault(file, "parties", "", cure)
-    elif len(names) > LINK_PARTIES:
+    hidden = [name for name in names if not _table(parties, name).get("address")]
+    if len(hidden) > 1:
+        # Every pair has a link of its own, and one of the two dials the other.
+        few = len(hidden) == 2
         cure = (
-            f"a network run of {len(names)} parties is not built yet in this version; "
-            f"use {LINK_PARTIES}"
+            f"missing, and so it is of {', '.join(hidden[1:])}: "
+            f"{'neither' if few else 'none of them'} can dial the other{'' if few else 's'}; give "
+            f"{'one of the two' if few else 'all of them but one'} an address that the others can "
+            f'reach, such as address = "tcp://{hidden[0]}.example:7001"'
         )
-        yield Fault(file, "parties", shown(names), cure)
-    elif names and not any(_table(parties, name).get("address") for name in names):
-        cure = (
-            "no party has an address, so nobody can dial; give one that others can reach, "
-            'such as address = "tcp://hospital-a.example:7001"'
-        )
-        yield Fault(file, f"parties.{names[0]}.address", "", cure)
+        yield Fault(file, f"parties.{hidden[0]}.address", "", cure)
+
+
+def _rule_faults(federation: FederationConfig | None, file: str) -> Iterator[Fault]:
+    """What the agreed aggregation rule lacks, once more than the first party is there."""
+    if federation is not None and len(federation.parties) > 1:
+        for finding in rule_findings(federation.aggregation, federation.parties):
+            yield Fault(file, finding.key, shown(finding.value), finding.cure)
 
 
 def _table(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -215,6 +220,7 @@ def _between(
     yield from _algorithm(raw, agreement, file)
     yield from _privacy(raw, agreement, file)
     yield from _fusion(raw, agreement, file)
+    yield from _defence(raw, agreement, file)
     bind = _table(raw, "link").get("bind")
     dialed = (
         not isinstance(name, str) or name not in parties or _table(parties, name).get("address")
@@ -272,6 +278,23 @@ def _privacy(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) ->
             'agree on [model] public_head = "pool-linear", which all parties then share towards'
         )
         yield Fault(file, "model.factory", shown(factory), cure)
+
+
+def _defence(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:
+    """Leaving on distrust where nothing is judged while the federation goes on."""
+    leave = _table(raw, "defence").get("on_distrust")
+    if leave != "leave":
+        return
+    mode = _table(agreement, "privacy").get("mode")
+    if mode in DP_SGD:
+        cure = (
+            f'under the agreed [privacy] mode = "{mode}" merges are judged once, after the last '
+            'round, when nobody can leave any more; use "warn"'
+        )
+        yield Fault(file, "defence.on_distrust", shown(leave), cure)
+    if agreement.get("classes") == []:
+        cure = 'a regression (no classes) has no accuracy to judge by; use "warn"'
+        yield Fault(file, "defence.on_distrust", shown(leave), cure)
 
 
 def _fusion(raw: Mapping[str, Any], agreement: Mapping[str, Any], file: str) -> Iterator[Fault]:

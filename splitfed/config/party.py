@@ -15,7 +15,6 @@ from splitfed.config.faults import (
     Section,
     across,
     did_you_mean,
-    only,
 )
 from splitfed.config.federation import FederationConfig, Seed, Text
 from splitfed.config.fusion import OwnFusionConfig
@@ -207,9 +206,17 @@ class DefenceConfig(Section):
         default=False,
         description="true (also train the local_only baseline, twice the work) or false",
     )
-    on_distrust: Annotated[Literal["warn", "leave"], AfterValidator(only("warn"))] = Field(
-        default="warn", description='"warn"'
+    on_distrust: Literal["warn", "leave"] = Field(
+        default="warn",
+        description='"warn" or "leave": what to do when taking part costs accuracy, two rounds '
+        "running",
     )
+
+    @across("acceptance", "on_distrust")
+    def distrust_is_found(self) -> Iterator[Finding]:
+        if self.on_distrust == "leave" and not self.acceptance:
+            cure = "nothing is judged without acceptance = true, the model trained alone; set it"
+            yield Finding("on_distrust", self.on_distrust, cure)
 
 
 class PartyFile(Section):

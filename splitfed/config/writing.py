@@ -47,6 +47,8 @@ mean = {mean}
 std = {std}
 
 [aggregation]
+# Of more than two parties some may lie: docs/robustness.md says which rule stands what. All but
+# "mean" need three parties or more; byzantine says how many lying ones the rule must stand.
 rule = "mean"
 # An update that is longer than this is excluded by everyone: max(1, norm of the initial
 # shared layers), rounded up.
@@ -64,8 +66,8 @@ max_void_rounds = 3
 # unlabelled images that all hold, and its model learns from the average. "average" and
 # "ensemble": the private layers leave, once, if every party consents. "none": nothing.
 {fusion}
-# One block a party, added by its own `splitfed init`. address: where the others can reach
-# it (one of the two is enough). records: its public number of training images.
+# One block a party, added by its own `splitfed init`. address: where the others can reach it;
+# of any two parties one must have one. records: its public number of training images.
 """
 
 _PARTY = """\
@@ -103,8 +105,10 @@ threads = {threads}
 {federated}
 {fusion}[defence]
 # true: also train the same model on your images alone, so that the report can say whether
-# the federation helped you. Costs the training once more.
+# the federation helped you, and warns you when it harms you. Costs the training once more.
 acceptance = {acceptance}
+# With acceptance, when taking part costs accuracy two rounds running: "warn", or "leave".
+on_distrust = "warn"
 """
 
 

@@ -1,4 +1,4 @@
-"""The demo's fixed setting: two hospitals, 5,000 real digits, and what they come to."""
+"""The demo's fixed setting: some hospitals, 5,000 real digits, and what they come to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,11 +17,13 @@ from splitfed.errors import UserError
 from splitfed.founding import DIGITS, Newcomer, Proposal, found, join, sources_of
 from splitfed.progress import Progress
 
-NAMES = ("hospital-a", "hospital-b")
+NAMES = tuple(f"hospital-{letter}" for letter in "abcdefgh")
+"""Of as many as there may be; a demo takes the first of them."""
 SPLITS = ("skew", "iid")
 PRIVACY = ("dp-frozen", "dp-all", "none")
 SHARED = ("conv1", "conv2")
-RECORDS = 1000
+RECORDS = 2000
+"""Training digits of all parties together."""
 SEED = 1
 PUBLIC_SPLIT = 0
 """Seed of the public division of the digits, apart from that of the models."""
@@ -32,15 +35,15 @@ PARTIES = "parties"
 
 
 def check_choices(*, parties: int, split: str, privacy: str) -> None:
-    """Refuses what is not built.
+    """Refuses what the demo does not offer.
 
     Raises:
         UserError: naming the flag.
     """
-    if parties != len(NAMES):
+    if not 2 <= parties <= len(NAMES):
         raise UserError(
-            f"--parties {parties} is not built yet: the network link serves two parties",
-            "leave it out, or use splitfed.Federation for more parties in one process",
+            f"--parties {parties}: the demo has 2 to {len(NAMES)}, each a process of its own",
+            "choose fewer; splitfed.Federation has any number in one process",
         )
     if split not in SPLITS:
         raise UserError(f"--split {split}: no such split", f"choose one of: {', '.join(SPLITS)}")
@@ -53,9 +56,12 @@ def check_choices(*, parties: int, split: str, privacy: str) -> None:
 
 
 def make_parties(
-    out: Path, *, rounds: int, split: str, privacy: str = PRIVACY[0]
+    out: Path, *, rounds: int, split: str, privacy: str = PRIVACY[0], parties: int = 2
 ) -> dict[str, Path]:
     """Makes the parties' folders below ``out`` as ``splitfed init`` and ``init --join`` do.
+
+    The agreement goes round: each party adds itself to the file of the one before. All but the
+    last have an address, so that every pair has a side that listens.
 
     Returns:
         Each party's party.toml, by its name.
@@ -67,24 +73,29 @@ def make_parties(
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
 
+    names = NAMES[:parties]
+    # The ports are the system's choice, made just before they are used.
+    addresses = [f"tcp://127.0.0.1:{port}" for port in _free_ports(parties - 1)]
+
     def newcomer(index: int, address: str | None) -> Newcomer:
-        source = f"digits:party={index}&parties={len(NAMES)}&split={split}&seed={PUBLIC_SPLIT}"
+        source = f"digits:party={index}&parties={parties}&split={split}&seed={PUBLIC_SPLIT}"
         return Newcomer(
-            party=NAMES[index],
+            party=names[index],
             address=address,
-            records=RECORDS,
+            records=RECORDS // parties,
             sources=sources_of(source, out, reference=source),
             data_id="digits",
             acceptance=True,
         )
 
     proposal = Proposal(name="demo", classes=DIGITS, rounds=rounds, seed=SEED, privacy=privacy)
-    first, second = (out / PARTIES / name for name in NAMES)
-    # The port is the system's choice, made just before it is used.
-    made = found(first, proposal, newcomer(0, f"tcp://127.0.0.1:{_free_port()}"))
-    joined = join(second, made.federation_file, newcomer(1, None))
-    shutil.copyfile(joined.federation_file, made.federation_file)
-    return dict(zip(NAMES, (made.party_file, joined.party_file), strict=True))
+    made = [found(out / PARTIES / names[0], proposal, newcomer(0, addresses[0]))]
+    for index, address in enumerate([*addresses[1:], None], 1):
+        folder, received = out / PARTIES / names[index], made[-1].federation_file
+        made.append(join(folder, received, newcomer(index, address)))
+    for earlier in made[:-1]:
+        shutil.copyfile(made[-1].federation_file, earlier.federation_file)
+    return dict(zip(names, (one.party_file for one in made), strict=True))
 
 
 Scores = dict[str, dict[str, Any] | None]
@@ -191,7 +202,7 @@ def _alone() -> None:
 def combine(
     out: Path, files: Mapping[str, Path], found: Mapping[str, Scores]
 ) -> tuple[dict[str, dict[str, Any]], Path]:
-    """Puts the references into every party's report and writes the report of both.
+    """Puts the references into every party's report and writes the report of all.
 
     Returns:
         The reports by party, and the path of the combined report.html.
@@ -222,8 +233,10 @@ def _clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody uses now, all different."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

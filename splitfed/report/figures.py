@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+ABREAST = 4
+"""Parties whose traffic is drawn in one row."""
+
 
 def learning_curves(reports: Mapping[str, Report]) -> str:
     """Training loss and validation accuracy of every round; void rounds and rounds trained
@@ -48,6 +51,8 @@ def traffic(reports: Mapping[str, Report]) -> str:
     most = max((b for row in rows for b in (row.bytes_sent, row.bytes_received) if b), default=0)
     if not most:
         return ""
+    wide = min(len(reports), ABREAST)
+    high = -(-len(reports) // wide)
     unit, scale = next(
         (u, s)
         for u, s in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
@@ -55,8 +60,11 @@ def traffic(reports: Mapping[str, Report]) -> str:
     )
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(1, len(reports), squeeze=False, sharey=True)[0]
-        for axes, (name, report) in zip(grid, reports.items(), strict=True):
+        cells = figure.subplots(high, wide, squeeze=False, sharey=True)
+        grid = cells.flatten()
+        for axes in grid[len(reports) :]:
+            axes.set_visible(False)
+        for axes, (name, report) in zip(grid, reports.items(), strict=False):
             for offset, key, colour in ((-0.2, "bytes_sent", 0), (0.2, "bytes_received", 1)):
                 known = [
                     (r.round + offset, getattr(r, key) / scale)
@@ -72,10 +80,14 @@ def traffic(reports: Mapping[str, Report]) -> str:
                 )
             axes.set_title(name if len(reports) > 1 else "")
             _round_axis(axes, report.history)
-        grid[0].set_ylabel(f"{unit} on the wire")
-        grid[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.0)
+        for row in cells:
+            row[0].set_ylabel(f"{unit} on the wire")
+        legend = cells[0, min(wide, len(reports)) - 1]
+        legend.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.0)
 
-    return svg(draw, (WIDTH, 2.3), "traffic", "Bytes sent and received on the wire in every round")
+    return svg(
+        draw, (WIDTH, 2.3 * high), "traffic", "Bytes sent and received on the wire in every round"
+    )
 
 
 def privacy_spent(reports: Mapping[str, Report]) -> str:

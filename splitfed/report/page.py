@@ -221,6 +221,7 @@ def _environment() -> Environment:
         verdict=sentences.verdict,
         ending=sentences.ending,
         told_faults=sentences.faults,
+        evidence=sentences.evidence,
         time_slices=time_slices,
         overhead=overhead,
         sent_in_all=sent_in_all,

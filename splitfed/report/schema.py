@@ -137,6 +137,16 @@ class Rejection(Part, frozen=True, kw_only=True):
     reason: str
 
 
+class Alarm(Part, frozen=True, kw_only=True):
+    """A judgement that taking part costs accuracy: after which round's merge, with whom, why, and
+    what it rests on. It never says who is to blame."""
+
+    round: int
+    peer: str
+    reason: str
+    evidence: dict[str, Any]
+
+
 class FaultsPart(Part, frozen=True, kw_only=True):
     """What went wrong on the way."""
 
@@ -144,6 +154,7 @@ class FaultsPart(Part, frozen=True, kw_only=True):
     resumes: int
     void_rounds: int
     rejected: list[Rejection]
+    alarms: list[Alarm] = msgspec.field(default_factory=list)
 
 
 class Report(Part, frozen=True, kw_only=True):

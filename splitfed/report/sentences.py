@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from splitfed.report.schema import Report
-from splitfed.report.words import count, number, points, subject
+from splitfed.report.schema import Alarm, Report
+from splitfed.report.words import count, number, percent, points, subject
 
 
 class Verdict(NamedTuple):
@@ -143,6 +143,28 @@ def faults(report: Report) -> list[str]:
             "shared layers of the round before."
         )
     return told
+
+
+def evidence(alarm: Alarm) -> str:
+    """What an alarm rests on, in one line."""
+    found = alarm.evidence
+    told = [
+        f"{found['lost']} of {count(found['images'])} images only the model trained alone has "
+        f"right, {found['gained']} only the other"
+    ]
+    shift = found.get("shift")
+    if shift:
+        told.append(
+            f"{shift['class']} is said for {percent(shift['merged'])} of them, "
+            f"{percent(shift['without'])} alone"
+        )
+    for party, row in found.get("updates", {}).items():
+        if row["cosine"] is not None:
+            told.append(
+                f"update of {party}: length {number(row['norm'])}, cosine with my own "
+                f"{number(row['cosine'], 2)}"
+            )
+    return "; ".join(told)
 
 
 def _times(amount: int) -> str:

@@ -238,6 +238,8 @@ class Engine:
             self._open()
         self.spending.allow(self._run(), round, kind)
         result = self._train(round, kind)
+        if result.leave:
+            raise GoAlone(result.leave)
         self._waiting.until_here(lambda: self._mail.receipts.owed(round), "receipt")
         own = self._release(round, kind)
         self.telling.phase("exchanging" if kind == UPDATE else f"exchanging {NAMES[kind]}", round)
@@ -270,7 +272,7 @@ class Engine:
             tell = partial(self.telling.step, round)
             if kind == UPDATE:
                 self.telling.phase("training", round)
-                place.trained = self.learner.train(place.rounds + 1, tell)
+                place.trained = self.telling.heard_out(self.learner.train(place.rounds + 1, tell))
                 check_finite(self.learner.shared(), round=round, party=self.party)
             else:
                 self.telling.phase("fitting", round)
@@ -298,7 +300,7 @@ class Engine:
             signer=self.signer,
             outbox=self.folder,
             spending=self.spending,
-            released=[entry.row.kind for entry in self.folder.ledger.rows()],
+            released=self.folder.ledger.kinds(),
             kind=kind,
         )
         if out.scaled is not None:
@@ -324,8 +326,10 @@ class Engine:
         """Aggregate what was admitted and vote on it, durably before it is sent."""
         book = self._mail.book
         number = self._mail.number
-        self.telling.judged(number, NAMES[kind], book.admitted(), book.excluded())
-        for party, reason in sorted(book.excluded().items()):
+        admitted, excluded = book.admitted(), book.excluded()
+        updates = self._place.compare(kind, admitted, self.party)
+        self.telling.judged(number, NAMES[kind], admitted, excluded, updates)
+        for party, reason in sorted(excluded.items()):
             self.rejected.append({"round": number, "peer": party, "reason": reason})
         outcome, g, aggregate = outcome_of(book, kind, self.terms, self._place.g)
         vote = book.own_vote(
@@ -358,11 +362,11 @@ class Engine:
             "kind": kind,
             "outcome": outcome,
             "reason": self._alone,
-            "train_loss": result.loss,
+            **result.row(),
             "validation_accuracy": accuracy,
-            "epsilon": self.spending.epsilon([e.row.kind for e in self.folder.ledger.rows()]),
-            "baseline_s": result.baseline_seconds,
+            "epsilon": self.spending.epsilon(self.folder.ledger.kinds()),
             "rejected": self.rejected[self._noted :],
+            "updates": self._place.updates,
             **self._times.row(self.link.traffic(), result),
         }
         self._place.close(kind, outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from splitfed.tensors import Tensors
 
@@ -17,11 +17,24 @@ class Trained:
         loss: mean training loss per image; None when no step was taken.
         seconds: time spent on the party's own model.
         baseline_seconds: time spent on the local_only branch; 0 when there is none.
+        judgement: what the acceptance test found of the merge before, in plain values; None
+            where it was not asked.
+        leave: why this party must leave the federation now; empty: it need not.
     """
 
     loss: float | None
     seconds: float
     baseline_seconds: float = 0.0
+    judgement: dict[str, Any] | None = None
+    leave: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """Its part of the history row; the seconds of training stand there with the times."""
+        return {
+            "train_loss": self.loss,
+            "baseline_s": self.baseline_seconds,
+            "judgement": self.judgement,
+        }
 
 
 class Learner(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from splitfed.aggregation import RULES
 from splitfed.rounds.book import Book
 from splitfed.rounds.recovery import fused_digest
@@ -21,10 +23,23 @@ def outcome_of(book: Book, kind: str, terms: Terms, g: Tensors) -> tuple[Outcome
     """
     admitted = book.admitted()
     enough = len(admitted) >= terms.minimum_parties
-    outcome: Outcome = "agreed" if enough else "void"
     if kind != UPDATE:
         roots = {party: book.inputs[party].root for party in admitted} if enough else {}
-        return outcome, g, fused_digest(roots)
-    if enough:
-        g = RULES[terms.rule].apply(admitted, terms.weights)
-    return outcome, g, digest(g)
+        return "agreed" if enough else "void", g, fused_digest(roots)
+    came = aggregated(admitted, terms, g, caught=len(book.excluded())) if enough else None
+    if came is None:
+        return "void", g, digest(g)
+    return "agreed", came, digest(came)
+
+
+def aggregated(
+    admitted: Mapping[str, Tensors], terms: Terms, g: Tensors, *, caught: int
+) -> Tensors | None:
+    """The new g by the agreed rule; None where it has fewer updates than it needs.
+
+    Args:
+        admitted: party -> update.
+        g: the shared tensors of the last closed exchange.
+        caught: parties whose update was refused at the gate.
+    """
+    return RULES[terms.rule].round(admitted, g, terms.parameters, caught=caught)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from splitfed.rounds.evidence import compared
 from splitfed.rounds.learner import Learner, Trained
 from splitfed.rounds.rebuilding import ended_again
 from splitfed.rounds.recovery import check_checkpoint, packed, sorted_out, under
-from splitfed.rounds.schedule import plan, trained
+from splitfed.rounds.schedule import following, plan, trained
 from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.store import Checkpoint, RunFolder
 from splitfed.tensors import Tensors
@@ -28,6 +29,7 @@ class Place:
         trained: what training or preparing the open exchange came to, once it is done;
             ``trained_for`` is that exchange's kind.
         voids: void exchanges so far.
+        updates: how the admitted updates of the open round compare, for the party's own eyes.
     """
 
     terms: Terms
@@ -37,6 +39,7 @@ class Place:
     trained: Trained | None = None
     trained_for: str = ""
     voids: int = 0
+    updates: dict[str, Any] = field(default_factory=dict)
 
     @property
     def closed(self) -> int:
@@ -56,7 +59,7 @@ class Place:
     @property
     def next(self) -> str:
         """What is exchanged next; empty when all is done."""
-        return next(iter(self.plan[self.closed :]), "")
+        return following(self.kinds, self.terms) or ""
 
     def number(self, exchange: int) -> int:
         """The round of training that an exchange is, or that it comes after."""
@@ -65,8 +68,13 @@ class Place:
     def close(self, kind: str, outcome: str) -> None:
         """The open exchange has ended."""
         self.kinds.append(kind)
-        self.trained, self.trained_for = None, ""
+        self.trained, self.trained_for, self.updates = None, "", {}
         self.voids += outcome == "void"
+
+    def compare(self, kind: str, admitted: Mapping[str, Tensors], party: str) -> dict[str, Any]:
+        """Note how the updates of the open round lie to each other; ``g`` is still the old one."""
+        self.updates = compared(admitted, self.g, party) if kind == UPDATE else {}
+        return self.updates
 
     def take(self, kind: str, admitted: Mapping[str, Tensors], learner: Learner) -> None:
         """Take over what came of an exchange; ``g`` is already the one that was voted for."""

@@ -7,7 +7,7 @@ the digest that was voted for says whether it came out the same.
 
 from __future__ import annotations
 
-from splitfed.aggregation import RULES
+from splitfed.rounds.outcome import aggregated
 from splitfed.rounds.recovery import fused_digest
 from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.vote import decode_vote
@@ -36,7 +36,11 @@ def ended_again(
         return None
     if kind == UPDATE:
         if admitted:
-            g = RULES[terms.rule].apply(admitted, terms.weights)
+            caught = _caught(folder, closed.round)
+            came = aggregated(admitted, terms, g, caught=caught)
+            if came is None:
+                return None
+            g = came
         again = digest(g)
     else:
         again = fused_digest(_roots(folder, closed.round, admitted))
@@ -58,6 +62,12 @@ def _admitted(folder: RunFolder, terms: Terms, round: int, kind: str) -> dict[st
             return None
         found[party] = unpack(payload, terms.specs(kind, party))
     return found
+
+
+def _caught(folder: RunFolder, round: int) -> int:
+    """How many updates the own vote excludes."""
+    own = folder.own_vote(round)
+    return 0 if own is None else len(decode_vote(own.body).excluded)
 
 
 def _roots(folder: RunFolder, round: int, parties: dict[str, Tensors]) -> dict[str, bytes]:

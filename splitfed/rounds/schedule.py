@@ -38,8 +38,12 @@ def plan(kinds: Sequence[str], terms: Terms) -> tuple[str, ...]:
 def expected(kinds: Sequence[str], terms: Terms) -> dict[int, str]:
     """The two exchanges that may arrive now, by number: the open one, and the one after it,
     since a peer is at most one ahead."""
-    closed = len(kinds)
-    return dict(enumerate(plan(kinds, terms)[closed : closed + 2], start=closed + 1))
+    found: dict[int, str] = {}
+    kind = following(kinds, terms)
+    while kind and len(found) < 2:
+        found[len(kinds) + len(found) + 1] = kind
+        kind = following((*kinds, *found.values()), terms)
+    return found
 
 
 def _next(done: int, fused: bool, terms: Terms) -> str | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from splitfed.progress import NEWS, Progress, link_words
 from splitfed.rounds.acquaintance import Acquaintance, passed
+from splitfed.rounds.evidence import alarm_of
+from splitfed.rounds.learner import Trained
 from splitfed.rounds.spending import Spending
 from splitfed.rounds.terms import UPDATE
 from splitfed.store import RunFolder
@@ -175,18 +177,48 @@ class Telling:
 
     def spent(self) -> None:
         """Look up what all that may have left has cost."""
-        kinds = [entry.row.kind for entry in self._folder.ledger.rows()]
+        kinds = self._folder.ledger.kinds()
         self._epsilon = self._spending.epsilon(kinds) if kinds else None
 
     def judged(
-        self, round: int, what: str, admitted: Iterable[str], excluded: Mapping[str, str]
+        self,
+        round: int,
+        what: str,
+        admitted: Iterable[str],
+        excluded: Mapping[str, str],
+        updates: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """The verdicts on what everybody released, the own included."""
+        """The verdicts on what everybody released, the own included; ``updates``: how they lie to
+        each other, which has no part in the verdicts."""
         for party in sorted(admitted):
-            self._folder.log("admitted", round=round, peer=party)
+            self._folder.log("admitted", round=round, peer=party, **updates.get(party, {}))
         for party, reason in sorted(excluded.items()):
             self.say(f"round {round}: {what} of {party} excluded: {reason}")
             self._folder.log("excluded", round=round, peer=party, reason=reason)
+
+    def heard_out(self, trained: Trained) -> Trained:
+        """``trained`` with the evidence that belongs to its judgement."""
+        return replace(trained, judgement=self.judgement(trained.judgement))
+
+    def judgement(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What the acceptance test found of the newest merge, for the log; an alarm is told, and
+        comes back with its evidence in its place.
+
+        Args:
+            found: see :attr:`~splitfed.rounds.learner.Trained.judgement`; ``alarm`` is its reason
+                or None.
+        """
+        if found is None:
+            return None
+        rows = [r for r in self._folder.history() if r.get("kind", UPDATE) == UPDATE]
+        figures = {key: found[key] for key in ("difference", "bound", "images", "bad")}
+        self._folder.log("judged", round=rows[-1]["round"], **figures)
+        if found["alarm"] is None:
+            return found
+        alarm = alarm_of(found, rows[-1], self._link.peers_status())
+        self.say(f"ALARM: {alarm['reason']}")
+        self._folder.log("alarm", **alarm)
+        return {**found, "alarm": alarm}
 
     def alone(self, exchange: int, reason: str) -> None:
         """From ``exchange`` on this party trains without its peers."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import blake3
 
+from splitfed.aggregation import Parameters
 from splitfed.signatures import PartyKeys, verified_by
 from splitfed.types import TensorSpec
 
@@ -48,10 +49,13 @@ class Terms:
         shared: the tensors that travel, in the order of names; nothing else may.
         rounds: planned number of rounds R.
         max_update_norm: admitted updates satisfy ‖x − g‖ ≤ this (Euclidean, float64).
-        weights: public weight of each party in the mean.
+        weights: public weight of each party, for rules that weigh.
         minimum_parties: admitted updates below which a round is void.
         max_void_rounds: void rounds, counted in all, after which the federation ends.
         rule: name of the aggregation rule.
+        byzantine: how many lying parties it must stand.
+        clip: the radius of "centred-clipping".
+        root: the root party of "fltrust".
         fusion: what is exchanged besides updates; None: nothing.
     """
 
@@ -65,6 +69,9 @@ class Terms:
     minimum_parties: int
     max_void_rounds: int = 3
     rule: str = "mean"
+    byzantine: int = 0
+    clip: float | None = None
+    root: str | None = None
     fusion: FusionTerms | None = None
     retired_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     revoked_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -81,6 +88,13 @@ class Terms:
         """Whether the party's present key signed what it sends: a key that was retired or
         revoked speaks for nobody any more."""
         return verified_by(self.keys_of(party), message, signature, past=False)
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the aggregation rule is told."""
+        return Parameters(
+            weights=self.weights, byzantine=self.byzantine, clip=self.clip, root=self.root
+        )
 
     @property
     def fused_by(self) -> Literal["outputs", "private"] | None:

@@ -114,10 +114,9 @@ class Waiting:
 
     def _progress(self, peer: str) -> object:
         """What changes when ``peer`` gets on: its status, and bytes of updates both ways, since
-        what a peer pulls from us is its progress too."""
-        traffic = self.link.traffic()
-        moved = traffic.payload_received + traffic.payload_sent
-        return self.link.peers_status()[peer].since_change, moved
+        what a peer pulls from us is its progress too. What moves between us and others is not."""
+        view = self.link.peers_status()[peer]
+        return view.since_change, view.moved
 
     def _seen(self, peer: str) -> float | None:
         return self.link.peers_status()[peer].last_sign_of_life

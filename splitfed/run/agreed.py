@@ -132,7 +132,8 @@ class Settings:
 
     Attributes:
         training: how it trains.
-        acceptance: whether it trains the local_only branch too.
+        acceptance: whether it trains the local_only branch too, and judges every merge by it.
+        on_distrust: "warn" or "leave".
         fusion: how it learns from what is exchanged for fusion.
         recipe: how its own model is built; None: as agreed.
         code: folder of its own code, where factories are searched besides installed packages.
@@ -143,6 +144,7 @@ class Settings:
 
     training: TrainingConfig
     acceptance: bool = False
+    on_distrust: str = "warn"
     fusion: OwnFusionConfig = field(default_factory=OwnFusionConfig)
     recipe: Recipe | None = None
     code: Path | None = None

@@ -65,6 +65,7 @@ def agree(config: PartyConfig, *, begun: Begun | None = None) -> Agreed:
     records = {name: entry.records for name, entry in federation.parties.items()}
     parties, classes = tuple(sorted(federation.parties)), tuple(federation.classes)
     fusion = _agreed_fusion(config, module)
+    root = federation.aggregation.root
     keys = {name: entry.keys for name, entry in federation.parties.items()}
     terms = Terms(
         contract=federation.contract_digest,
@@ -79,6 +80,9 @@ def agree(config: PartyConfig, *, begun: Begun | None = None) -> Agreed:
         minimum_parties=federation.minimum_parties,
         max_void_rounds=federation.aggregation.max_void_rounds,
         rule=federation.aggregation.rule,
+        byzantine=federation.aggregation.byzantine,
+        clip=federation.aggregation.clip,
+        root=None if root is None else root.party,
         fusion=None if fusion is None else fusion.terms(parties, len(classes), model.patterns),
     )
     begun = begun or Begun()
@@ -223,6 +227,7 @@ def settings_of(config: PartyConfig) -> Settings:
     return Settings(
         training=config.training,
         acceptance=config.defence.acceptance,
+        on_distrust=config.defence.on_distrust,
         patience=config.link.patience,
         on_absent=config.link.on_absent,
         fusion=config.fusion,
@@ -237,12 +242,29 @@ def load_data(config: PartyConfig) -> PartyData:
 
     Raises:
         DataError: naming the file.
+        ConfigError: this party trains on the agreed root set, and it is another one.
     """
+    train = _part(config, "train", config.data.train)
+    _check_root_set(config, train)
     return PartyData(
-        train=_part(config, "train", config.data.train),
+        train=train,
         validation=_part(config, "validation", config.data.validation),
         test=_part(config, "test", config.data.test),
     )
+
+
+def _check_root_set(config: PartyConfig, train: ImageSet) -> None:
+    root = config.federation.aggregation.root
+    if root is None or root.digest is None or root.party != config.party:
+        return
+    if root.digest != (found := data_digest(train).hex()):
+        cure = (
+            f"[data] train = {config.data.train} of {config.path} has digest {found}: the root "
+            "party trains on the agreed root set, in its agreed order and [preprocessing]"
+        )
+        raise ConfigError(
+            [Fault(str(config.federation_path), "aggregation.root.digest", root.digest, cure)]
+        )
 
 
 def _preprocessing(config: PartyConfig) -> Preprocessing:

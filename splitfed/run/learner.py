@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ from splitfed.config import OwnFusionConfig
 from splitfed.errors import Defect, TrainingDiverged
 from splitfed.evaluation import Predictions, predict
 from splitfed.rounds import Trained
+from splitfed.run.comparison import Comparison
 from splitfed.run.fusing import AgreedFusion, averaged, joined, outputs_of, teacher
+from splitfed.run.judging import Judge
 from splitfed.sharing import Split, private_tensors, shared_tensors
 from splitfed.tensors import Tensors
 from splitfed.training import Trainer
@@ -46,7 +48,7 @@ class PartyData:
     reference: ImageSet | None = None
 
 
-class LocalLearner:
+class LocalLearner(Comparison):
     """Implements :class:`splitfed.rounds.Learner` with :class:`splitfed.training.Trainer`.
 
     Args:
@@ -58,7 +60,8 @@ class LocalLearner:
         seed: the agreement's seed.
         party: own name.
         rounds: rounds of the agreement.
-        acceptance: train the local_only branch too.
+        acceptance: train the local_only branch too, and judge every merge by it.
+        on_distrust: "warn", or "leave": what distrust comes to.
         fusion: what the parties agreed to exchange besides updates; None: nothing.
         own_fusion: how this party learns from it.
         algorithm: how local training treats the two sides, see :class:`Trainer`.
@@ -79,6 +82,7 @@ class LocalLearner:
         party: str,
         rounds: int,
         acceptance: bool,
+        on_distrust: str = "warn",
         fusion: AgreedFusion | None = None,
         own_fusion: OwnFusionConfig | None = None,
         algorithm: str = "fedper",
@@ -110,7 +114,8 @@ class LocalLearner:
         begin = deepcopy(model)
         self._own = self._trainer(model, settings=settings, algorithm=algorithm, proximal=proximal)
         alone = as_alone(settings, algorithm, steps=self._own.steps_per_round)
-        self._baseline = self._trainer(begin, settings=alone) if acceptance else None
+        super().__init__(self._trainer(begin, settings=alone) if acceptance else None, classes)
+        self._leaves = on_distrust == "leave"
 
     @property
     def model(self) -> nn.Module:
@@ -122,21 +127,14 @@ class LocalLearner:
         """The noised model that the federation trains, where it is not the own model."""
         return None
 
-    @property
-    def baseline(self) -> nn.Module | None:
-        """The local_only model, or None without ``acceptance``."""
-        return None if self._baseline is None else self._baseline.model
-
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
-        """Both branches, one after the other, on the same batches."""
+        """Both branches, one after the other, on the same batches; then the acceptance test."""
         self._step = step
         self._unfit()
         with self._turn:
-            baseline = 0.0
-            if self._baseline is not None:
-                baseline = self._baseline.train_round(round, self._alive).seconds
+            baseline = self._train_baseline(round)
             result = self._own.train_round(round, step)
-        return Trained(loss=result.loss, seconds=result.seconds, baseline_seconds=baseline)
+        return self._judged(result.loss, result.seconds, baseline)
 
     def shared(self) -> Tensors:
         """Copies of the shared tensors as they are now."""
@@ -145,6 +143,7 @@ class LocalLearner:
     def merge(self, shared: Tensors) -> None:
         """Take over the agreed shared tensors; the local_only branch does not."""
         self._own.merge(shared)
+        self._judge.merged = True
 
     def fit(self) -> Trained:
         """After the last round: the private layers on the final shared tensors, while the
@@ -317,13 +316,13 @@ class LocalLearner:
     def _branches(self) -> tuple[Tensors, dict[str, Any]]:
         tensors, meta = self._own.state()
         baseline, facts = self._baseline_state()
-        return {f"own/{name}": value for name, value in tensors.items()} | baseline, {
-            "own": meta,
-            **facts,
-        }
+        past, judged = self._judge.state()
+        own = {f"own/{name}": value for name, value in tensors.items()}
+        return own | baseline | past, {"own": meta, **judged, **facts}
 
     def _restore_branches(self, tensors: Tensors, meta: dict[str, Any]) -> None:
         self._own.load_state(below("own/", tensors), meta["own"])
+        self._judge.restore(tensors, meta)
         self._restore_baseline(tensors, meta)
 
     def _unfit(self) -> None:
@@ -357,38 +356,30 @@ class LocalLearner:
         """The own part of the teacher, where it is better than what was released."""
         return None
 
-    def _train_baseline(self, round: int) -> float:
-        """Seconds of a round of the local_only branch. One that diverges ends the comparison,
-        never the run: under privacy whether a run goes on may not depend on it."""
-        if self._baseline is None:
-            return 0.0
-        try:
-            return self._baseline.train_round(round, self._alive).seconds
-        except TrainingDiverged:
-            self._baseline = None
-            return 0.0
+    def last_judgement(self) -> dict[str, Any] | None:
+        """The acceptance test of the last merge, once both branches are fitted; counts for
+        nothing but the report, so that rounds that are added go on as if it had not been."""
+        return self._heard(replace(self._judge))
 
-    def _fit_baseline(self, epochs: int | None = None) -> float:
-        """The same for its epochs after the last round; None: those of the fit."""
-        if self._baseline is None:
-            return 0.0
-        try:
-            return self._baseline.fit_all(epochs, self._alive).seconds
-        except TrainingDiverged:
-            self._baseline = None
-            return 0.0
+    def _judged(self, loss: float | None, seconds: float, baseline: float) -> Trained:
+        """What a round of training came to, with the acceptance test of the merge before it."""
+        began = time.perf_counter()
+        judgement = self._heard(self._judge)
+        return Trained(
+            loss=loss,
+            seconds=seconds,
+            baseline_seconds=baseline + time.perf_counter() - began,
+            judgement=judgement,
+            leave=self._judge.distrust if judgement and self._leaves else "",
+        )
 
-    def _baseline_state(self) -> tuple[Tensors, dict[str, Any]]:
-        if self._baseline is None:
-            return {}, {"baseline": None}
-        tensors, facts = self._baseline.state()
-        return {f"baseline/{name}": value for name, value in tensors.items()}, {"baseline": facts}
-
-    def _restore_baseline(self, tensors: Tensors, meta: dict[str, Any]) -> None:
-        if self._baseline is not None and meta["baseline"] is not None:
-            self._baseline.load_state(below("baseline/", tensors), meta["baseline"])
-        else:
-            self._baseline = None
+    def _heard(self, judge: Judge) -> dict[str, Any] | None:
+        """Predictions of copies: not even a statistic that a model keeps may come of it."""
+        held = self.data.validation
+        if self.baseline is None or held is None:
+            return None
+        merged = self.predict(deepcopy(self.model), held) if judge.merged else None
+        return judge.hear(self.predict(deepcopy(self.baseline), held), merged)
 
     def _accuracy(self, model: nn.Module | None) -> float | None:
         found = self.predict(model, self.data.validation)

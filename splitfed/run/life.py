@@ -19,7 +19,7 @@ from splitfed.config import DP_SGD
 from splitfed.errors import BudgetExceeded, OwnUpdatesExcluded, SafetyStop, SplitfedError
 from splitfed.progress import Progress
 from splitfed.report import write_report
-from splitfed.rounds import Ending, Engine, Entrance, Unaccounted
+from splitfed.rounds import Ending, Engine, Entrance, Learner, Unaccounted
 from splitfed.run.agreed import Agreed, Settings, own_model
 from splitfed.run.learner import LocalLearner, PartyData
 from splitfed.run.results import build_report, evaluate, fusion_row, privacy_row, save_model
@@ -101,6 +101,8 @@ def live(
     started: float | None = None,
     on_link: Callable[[Link], None] | None = None,
     routes: Mapping[str, str] | None = None,
+    drive: Callable[[LocalLearner], Learner] | None = None,
+    page: bool = True,
 ) -> Outcome:
     """Take part from the first round that is not closed to the report.
 
@@ -112,6 +114,9 @@ def live(
         started: when the process started, by time.monotonic(); None: now.
         on_link: told the link before it starts, for whoever must be able to close it.
         routes: how each peer is reached, in words, for the operator.
+        drive: what the engine drives in the learner's place: a simulation's liars.
+        page: whether report.json and report.html are written; nobody reads those of a
+            simulation that keeps no folder.
 
     Raises:
         SplitfedError: see :class:`~splitfed.rounds.Engine`. The folder stays usable.
@@ -135,7 +140,7 @@ def live(
         folder=folder,
         link=link,
         entrance=entrance,
-        learner=learner,
+        learner=learner if drive is None else drive(learner),
         initial=agreed.model.initial,
         greeting=greeting,
         progress=progress,
@@ -149,6 +154,8 @@ def live(
         ending, stop = _federate(engine, link, learner)
         telling.doing("fitting the private layers")
         made = [learner.fit()]
+        judged = [row.get("judgement") for row in folder.history()]
+        judged.append(telling.judgement(learner.last_judgement()))
         if ending.received is not None:
             telling.doing("fusing")
             made.append(learner.fuse(ending.received, ending.shared))
@@ -166,6 +173,7 @@ def live(
             ending=ending,
             traffic=link.traffic(),
             rejected=engine.rejected,
+            alarms=[found["alarm"] for found in judged if found and found["alarm"]],
             privacy=privacy_row(agreed, account, folder),
             times={
                 "start_s": start_s,
@@ -182,7 +190,8 @@ def live(
             progress.say(
                 "kept the model trained alone: no other is better on the own validation images"
             )
-        write_report(folder.path, report)
+        if page:
+            write_report(folder.path, report)
     if stop is not None:
         raise stop
     note = f"finished alone: {ending.reason}" if ending.outcome == "alone" else ""
@@ -245,6 +254,7 @@ def make_learner(
         "party": party,
         "rounds": agreed.terms.rounds,
         "acceptance": settings.acceptance,
+        "on_distrust": settings.on_distrust,
         "fusion": agreed.fusion,
         "own_fusion": settings.fusion,
         "algorithm": agreed.algorithm,

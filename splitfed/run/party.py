@@ -15,7 +15,7 @@ import torch
 
 from splitfed.config import PartyConfig, PrivacyConfig
 from splitfed.data import data_digest
-from splitfed.errors import FolderError, PrivacyError
+from splitfed.errors import FolderError, NoRunFolder, PrivacyError
 from splitfed.founding.rotation import own_secret
 from splitfed.models import initialise
 from splitfed.privacy import Mechanism, mechanism_of
@@ -41,7 +41,7 @@ from splitfed.transport.keys import Identity, PeerKeys
 from splitfed.transport.zeromq import ZmqWire
 
 OVER = (
-    "to train further, raise rounds in federation.toml on BOTH sides; to begin anew (also after "
+    "to train further, raise rounds in federation.toml on EVERY side; to begin anew (also after "
     "changing [defence] acceptance), give another --out\n  if a peer waits for this party all the "
     "same, its run folder is older than ours: let it put its newest one back"
 )
@@ -129,7 +129,7 @@ def own_identity(config: PartyConfig) -> Identity:
 
 
 def make_wire(config: PartyConfig, me: Identity) -> ZmqWire:
-    """The ZeroMQ wire between the two parties, not yet open."""
+    """The ZeroMQ wire to all other parties, not yet open."""
     return ZmqWire(me, roster_of(config), config.bind)
 
 
@@ -259,10 +259,11 @@ def kinds_of(folder: FolderView) -> tuple[str, ...]:
 
 def _folder_contracts(path: Path) -> tuple[tuple[bytes, str], ...]:
     """The agreements that the folder has followed, if it is one and has met its peers."""
-    if not (path / "ledger.sqlite").is_file():
+    try:
+        with RunFolder.read_only(path) as folder:
+            return folder.contracts if folder.run is not None else ()
+    except NoRunFolder:  # not begun, or killed while it was made
         return ()
-    with RunFolder.read_only(path) as folder:
-        return folder.contracts if folder.run is not None else ()
 
 
 def _no_open_fusion(

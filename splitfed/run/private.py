@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -223,19 +224,25 @@ class PrivateLearner(LocalLearner):
             names = self.split.shared_names | self.split.private_names
             found = self._federated.tensors()
             load_tensors(self.model, {n: t for n, t in found.items() if n in names})
-            began = self._own.state()
+            began, self._judge.merged = self._own.state(), self._rounds > 0
             try:
                 results = [self._own.fit_private()]
                 results += [self._own.train_round(round + 1) for round in range(self._rounds)]
             except TrainingDiverged:
                 # What was paid for is kept: the federated tensors, without the fine-tuning.
                 self._own.load_state(*began)
+                self._judge.merged = False
                 return Trained(loss=None, seconds=0.0, baseline_seconds=baseline)
         return Trained(
             loss=results[-1].loss,
             seconds=sum(result.seconds for result in results),
             baseline_seconds=baseline,
         )
+
+    def last_judgement(self) -> dict[str, Any] | None:
+        """Asked once, after the fit: only then are there two branches with equal training. The
+        noise alone would fail any test of the noised model between rounds."""
+        return self._heard(replace(self._judge, running=1, lag=0))
 
     def validate(self) -> float | None:
         """Accuracy of the noised model on the own validation images."""
@@ -272,8 +279,9 @@ class UpdateLearner(LocalLearner):
         self._noised: Tensors | None = None
 
     def train(self, round: int, step: Callable[[int, int, float], None]) -> Trained:
-        """Both branches; then the noised update that may leave. Training that diverges is
-        undone and counts as no update: to stop would tell something about the data."""
+        """Both branches; then the noised update that may leave, and the acceptance test. Training
+        that diverges is undone and counts as no update: to stop would tell something about the
+        data."""
         self._step = step
         base = shared_tensors(self.model, self.split)
         tensors, facts = self._own.state()
@@ -285,9 +293,10 @@ class UpdateLearner(LocalLearner):
                 loss, seconds = result.loss, result.seconds
             except TrainingDiverged:
                 self._own.load_state(tensors, facts)
+                self._judge.merged = False  # whatever it is worth now is nobody else's doing
         now = shared_tensors(self.model, self.split)
         self._noised = noised_update(now, base, self._mechanism, self._keystream)
-        return Trained(loss=loss, seconds=seconds, baseline_seconds=baseline)
+        return self._judged(loss, seconds, baseline)
 
     def shared(self) -> Tensors:
         """The noised update of this round; between rounds the agreed shared tensors."""

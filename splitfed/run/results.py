@@ -58,6 +58,7 @@ def build_report(
     ending: Ending,
     traffic: Any,
     rejected: list[dict[str, Any]],
+    alarms: list[dict[str, Any]],
     privacy: dict[str, Any],
     times: Mapping[str, float],
     started: float,
@@ -118,6 +119,7 @@ def build_report(
             "resumes": traffic.resumes,
             "void_rounds": sum(row["outcome"] == "void" for row in rows),
             "rejected": rejected,
+            "alarms": alarms,
         },
     }
 
@@ -162,10 +164,9 @@ def privacy_row(agreed: Agreed, account: Account | None, folder: RunFolder) -> d
             **nothing,
             "sentence": sentence_of(None, agreed.terms.fused_by),
         }
-    kinds = [entry.row.kind for entry in folder.ledger.rows()]
     return {
         **agreed.mechanism.row(),
-        "released_epsilon": released_epsilon(agreed.mechanism, kinds),
+        "released_epsilon": released_epsilon(agreed.mechanism, folder.ledger.kinds()),
         "account": None if account is None else account.row(),
     }
 

@@ -50,34 +50,13 @@ from splitfed.run.spending import Account
 from splitfed.run.words import last_words
 from splitfed.sharing.algorithms import algorithm_split
 from splitfed.simulation.crew import Crew
-from splitfed.simulation.given import Images, images_of, optional, unlabelled
+from splitfed.simulation.given import Images, check_leaving, images_of, optional, unlabelled
+from splitfed.simulation.party import Factory, Party
+from splitfed.simulation.rule import aggregation_of, weights_of
+from splitfed.simulation.stage import Stage, trained_on
 from splitfed.store import RunFolder
 from splitfed.transport.keys import Identity, Secret, make_secret
 from splitfed.transport.memory import MemoryHub
-
-Factory = Callable[[], nn.Module] | str
-
-
-@dataclass(frozen=True)
-class Party:
-    """One institution of a simulated federation.
-
-    Attributes:
-        name: its name, unique in the federation.
-        train: labelled images: an :class:`~splitfed.data.ImageSet`, or a pair of tensors
-            (float32 [N, ...] ready for the model; int64 [N] classes or float32 [N] targets).
-        validation: held out for progress and verdicts; may be None.
-        test: evaluated once at the end; may be None.
-        model: a different private part; its shared tensors must match the federation's.
-        training: replaces the federation's training settings.
-    """
-
-    name: str
-    train: Images
-    validation: Images | None = None
-    test: Images | None = None
-    model: Factory | None = None
-    training: TrainingConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +78,16 @@ class Federation:
         training: how every party trains, unless it has settings of its own.
         max_update_norm: public bound on an update; None: max(1, ‖g₀‖) rounded up.
         weights: "equal", "records" (training set sizes), or a weight per party.
+        rule: how updates become one: "mean", "median", "trimmed-mean", "krum", "multi-krum",
+            "bulyan", "geometric-median", "centred-clipping" or "fltrust".
+        byzantine: how many lying parties the rule must stand.
+        clip: the radius of "centred-clipping".
+        root: under "fltrust", the name of the party that trains on the agreed root set.
         minimum_parties: admitted updates below which a round is void; None: both of two,
             else a strict majority.
         max_void_rounds: void rounds, in all, after which the federation ends.
-        acceptance: also train the local_only branch that the verdict compares with.
+        acceptance: also train the local_only branch that verdict and judgement compare with.
+        on_distrust: "warn" or "leave": what every party does when its judgement fails.
         algorithm: "fedper", "fedavg", "fedrep", "fedbabu", "fedbn" or "lg-fedavg".
         fusion: "none", "distill", "average" or "ensemble", or the keys of [fusion] such as
             ``{"method": "distill", "every": 2}``. In one process, consent to releasing private
@@ -122,9 +107,14 @@ class Federation:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     max_update_norm: float | None = None
     weights: str | Mapping[str, float] = "equal"
+    rule: str = "mean"
+    byzantine: int = 0
+    clip: float | None = None
+    root: str | None = None
     minimum_parties: int | None = None
     max_void_rounds: int = 3
     acceptance: bool = False
+    on_distrust: str = "warn"
     public_head: str | None = None
     algorithm: Algorithm = "fedper"
     fusion: str | Mapping[str, Any] = "none"
@@ -137,6 +127,7 @@ class Federation:
         *,
         out: Path | None = None,
         progress: Callable[[str], Progress] | None = None,
+        stage: Stage | None = None,
     ) -> dict[str, dict[str, Any]]:
         """Run the whole federation and return each party's report by name.
 
@@ -144,6 +135,7 @@ class Federation:
             parties: two or more.
             out: where the run folders are kept; None: a temporary folder.
             progress: gives each party's progress by its name.
+            stage: keeps each party's learner for whoever measures more than the reports tell.
 
         Raises:
             UserError: an agreement that cannot work, such as a name used twice.
@@ -151,10 +143,12 @@ class Federation:
         """
         secrets = {party.name: make_secret() for party in parties}
         agreed = self._agree(parties, secrets)
+        stage = stage or Stage()
+        stage.pages = out is not None
         with ExitStack() as stack:
             if out is None:
                 out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitfed-")))
-            outcomes = self._run(agreed, secrets, parties, out, progress or _silent)
+            outcomes = self._run(agreed, secrets, parties, out, progress or _silent, stage)
         return {name: outcome.report for name, outcome in sorted(outcomes.items())}
 
     # --- the agreement -----------------------------------------------------------------
@@ -177,6 +171,17 @@ class Federation:
             check_model(model.module, model.split, mechanism.mode)
         bound = self.max_update_norm or norm_bound(model.initial)
         minimum = self.minimum_parties or default_minimum(len(names))
+        aggregation = aggregation_of(
+            names,
+            rule=self.rule,
+            byzantine=self.byzantine,
+            clip=self.clip,
+            root=None if self.root is None else {"party": self.root},
+            weights=self.weights,
+            max_update_norm=bound,
+            minimum_parties=minimum,
+            max_void_rounds=self.max_void_rounds,
+        )
         document = {
             "schema": FederationConfig.CONTRACT_SCHEMA,
             "model": {
@@ -199,13 +204,7 @@ class Federation:
                 "temperature": fusion.temperature,
                 "reference": [fusion.reference_digest, fusion.reference_size],
             },
-            "aggregation": {
-                "rule": "mean",
-                "weights": self.weights,
-                "max_update_norm": bound,
-                "minimum_parties": minimum,
-                "max_void_rounds": self.max_void_rounds,
-            },
+            "aggregation": aggregation.model_dump(mode="json"),
             "parties": {name: {"records": records[name]} for name in sorted(names)},
         }
         roster = {
@@ -219,9 +218,13 @@ class Federation:
             shared=model.split.shared,
             rounds=self.rounds,
             max_update_norm=bound,
-            weights=self._weights(records),
+            weights=weights_of(self.weights, records),
             minimum_parties=minimum,
             max_void_rounds=self.max_void_rounds,
+            rule=self.rule,
+            byzantine=self.byzantine,
+            clip=self.clip,
+            root=self.root,
             fusion=None
             if fusion is None
             else fusion.terms(tuple(sorted(names)), len(self.classes), model.patterns),
@@ -291,6 +294,7 @@ class Federation:
     def _privacy(self, parties: Sequence[Party]) -> PrivacyConfig:
         keys = {"mode": self.privacy} if isinstance(self.privacy, str) else dict(self.privacy)
         privacy = parse(PrivacyConfig, keys, "Federation(privacy=...)")
+        check_leaving(self.acceptance, self.on_distrust, privacy.mode)
         if self.public_head not in (None, "pool-linear") or (
             self.public_head and privacy.mode != "dp-frozen"
         ):
@@ -307,18 +311,6 @@ class Federation:
             )
         return privacy
 
-    def _weights(self, records: Mapping[str, int]) -> dict[str, float]:
-        if self.weights == "equal":
-            return dict.fromkeys(records, 1.0)
-        if self.weights == "records":
-            return {name: float(count) for name, count in records.items()}
-        if isinstance(self.weights, str) or set(self.weights) != set(records):
-            raise UserError(
-                f"weights = {self.weights!r}",
-                'choose "equal", "records", or a positive number for every party',
-            )
-        return {name: float(weight) for name, weight in self.weights.items()}
-
     def _build(self, factory: Factory) -> nn.Module:
         with forked(self.seed, "model"):
             if isinstance(factory, str):
@@ -334,8 +326,10 @@ class Federation:
         parties: Sequence[Party],
         out: Path,
         progress: Callable[[str], Progress],
+        stage: Stage,
     ) -> dict[str, Outcome]:
         hub = MemoryHub(party.name for party in parties)
+        stage.open(agreed, {party.name: party.attack for party in parties})
         turn, crew = threading.RLock(), Crew()
 
         def one(party: Party) -> Outcome:
@@ -345,18 +339,20 @@ class Federation:
                     path, party=party.name, contract=agreed.terms.contract, document=agreed.document
                 ) as folder,
                 last_words(folder) as ended,
+                stage.playing(party.name),
             ):
                 outcome = live(
                     agreed=agreed,
                     settings=Settings(
                         training=party.training or self.training,
                         acceptance=self.acceptance,
+                        on_distrust=self.on_distrust,
                         fusion=self.fusing.model_copy(update={"release_private": True}),
                     ),
                     me=Identity(name=party.name, secret=secrets[party.name]),
                     model=None if party.model is None else self._build(party.model),
                     data=PartyData(
-                        train=images_of(party.train),
+                        train=trained_on(party, len(self.classes), self.seed),
                         validation=optional(party.validation),
                         test=optional(party.test),
                         reference=None if self.reference is None else unlabelled(self.reference),
@@ -367,6 +363,8 @@ class Federation:
                     account=_account(agreed, party.name),
                     turn=turn,
                     on_link=crew.join,
+                    drive=partial(stage.learner, party.name),
+                    page=stage.pages,
                 )
                 return ended(outcome)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from splitfed.config import DP_SGD, parse
+from splitfed.config.party import DefenceConfig
 from splitfed.data import ImageSet
-from splitfed.errors import DataError
+from splitfed.errors import DataError, UserError
 
 Images = ImageSet | tuple[torch.Tensor, torch.Tensor]
 
@@ -38,3 +40,19 @@ def unlabelled(data: Images | torch.Tensor) -> ImageSet:
     if isinstance(data, torch.Tensor):
         return ImageSet(images=data, labels=None)
     return images_of(data).without_labels()
+
+
+def check_leaving(acceptance: bool, on_distrust: str, mode: str) -> None:
+    """Refuse what party.toml refuses of its [defence].
+
+    Raises:
+        ConfigError: no such choice, or leaving without anything that judges.
+        UserError: leaving under a mode whose merges are judged after the last round.
+    """
+    judging = {"acceptance": acceptance, "on_distrust": on_distrust}
+    parse(DefenceConfig, judging, "Federation(...)")
+    if on_distrust == "leave" and mode in DP_SGD:
+        raise UserError(
+            f"on_distrust = 'leave' with privacy mode {mode!r}",
+            "use 'warn': merges are judged once, after the last round",
+        )

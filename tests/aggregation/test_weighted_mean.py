@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -8,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splitfed.aggregation import arithmetic, weighted_mean
 from splitfed.aggregation import mean as mean_module
-from splitfed.aggregation import weighted_mean
 from splitfed.errors import Defect
 
 EQUAL = {"a": 1.0, "b": 1.0}
@@ -121,7 +123,7 @@ def test_half_precision_is_rounded_once_not_twice(dtype: torch.dtype, sign: floa
 @given(st.lists(st.floats(-(2.0**100), 2.0**100), min_size=1, max_size=8))
 def test_bfloat16_rounding_picks_the_nearest_number(values: list[float]) -> None:
     array = np.array(values, dtype=np.float64)
-    result = mean_module._rounded(array, torch.bfloat16)
+    result = arithmetic.rounded(array, torch.bfloat16)
     for exact, rounded in zip(values, result, strict=True):
         bits = rounded.view(torch.int16)
         others = [(bits + step).view(torch.bfloat16).item() for step in (-1, 1)]
@@ -134,19 +136,19 @@ def test_slices_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     updates = {p: {"w": torch.randn(7, 11, generator=gen)} for p in ("a", "b", "c")}
     weights = {"a": 0.2, "b": 0.5, "c": 0.3}
     whole = weighted_mean(updates, weights)["w"]
-    monkeypatch.setattr(mean_module, "SLICE", 5)
+    monkeypatch.setattr(arithmetic, "SLICE", 5)
     assert torch.equal(weighted_mean(updates, weights)["w"], whole)
 
 
 def test_work_is_done_in_bounded_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    convert = mean_module._as_float64
-    monkeypatch.setattr(mean_module, "SLICE", 100)
+    convert = mean_module.as_float64
+    monkeypatch.setattr(arithmetic, "SLICE", 100)
     monkeypatch.setattr(
-        mean_module, "_as_float64", lambda v: (sizes.append(v.numel()), convert(v))[1]
+        mean_module, "as_float64", lambda v: (sizes.append(v.numel()), convert(v))[1]
     )
     weighted_mean({p: {"w": torch.ones(250)} for p in EQUAL}, EQUAL)
-    assert sizes == [100, 100, 100, 100, 50, 50]
+    assert sizes == [100, 100, 50, 100, 100, 50]
 
 
 def test_scalars_empty_and_strided_tensors_keep_their_shape() -> None:
@@ -191,3 +193,25 @@ def test_gradients_do_not_ride_along() -> None:
 def test_unequal_input_is_a_defect_that_names_it(updates: dict, weights: dict, match: str) -> None:
     with pytest.raises(Defect, match=match):
         weighted_mean(updates, weights)
+
+
+def test_updates_are_asked_for_one_after_the_other_and_none_is_kept() -> None:
+    """A mapping that reads an update from disk when asked keeps memory from growing with N."""
+    held: list[weakref.ref] = []
+
+    class OneByOne(Mapping):
+        def __getitem__(self, party: str) -> dict[str, torch.Tensor]:
+            assert all(ref() is None for ref in held)
+            tensors = {"w": torch.full((10,), float(party[1:]))}
+            held.append(weakref.ref(tensors["w"]))
+            return tensors
+
+        def __iter__(self):
+            return iter(f"p{i}" for i in range(8))
+
+        def __len__(self) -> int:
+            return 8
+
+    result = weighted_mean(OneByOne(), {f"p{i}": 1.0 for i in range(8)})
+    assert result["w"].tolist() == [3.5] * 10
+    assert len(held) == 8

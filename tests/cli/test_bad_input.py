@@ -172,13 +172,14 @@ def test_init_refuses_bad_flags_and_writes_nothing(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--parties", "3"], "--parties 3 is not built yet"),
+        (["--parties", "9"], "--parties 9: the demo has 2 to 8"),
+        (["--parties", "1"], "--parties 1: the demo has 2 to 8"),
         (["--split", "odd"], "choose one of: skew, iid"),
         (["--privacy", "dp"], "--privacy dp: not a mode of the demo"),
         (["--privacy", "dp-shared"], "one record changes the private layers"),
     ],
 )
-def test_the_demo_refuses_what_is_not_built(
+def test_the_demo_refuses_what_it_does_not_offer(
     shell: Shell, tmp_path: Path, flags: list[str], told: str
 ) -> None:
     answer = shell("demo", "--out", tmp_path / "demo", *flags)

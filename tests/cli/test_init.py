@@ -70,4 +70,26 @@ def test_init_says_what_comes_next(shell: Shell, tmp_path: Path) -> None:
     assert answer.code == 0, answer.error
     assert f"send this file back to a: {tmp_path}/b/federation.toml" in answer.out
     assert "code that a chose" in answer.out
-    assert "no party has an address yet" in answer.out
+    assert "a, b have no address and cannot dial each other" in answer.out
+
+
+def test_a_third_party_joins_the_file_that_the_second_completed(
+    shell: Shell, tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", each=2)
+    first = ("init", tmp_path / "a", "--name", "trial", "--party", "a", "--data", pictures)
+    assert shell(*first, "--address", "tcp://a.example:7001").code == 0
+    sent = tmp_path / "a" / "federation.toml"
+    for name, address in (("b", "tcp://b.example:7001"), ("c", None), ("d", None)):
+        flags = ("--address", address) if address else ()
+        answer = shell(
+            "init", tmp_path / name, "--join", sent, "--party", name, "--data", pictures, *flags
+        )
+        assert answer.code == 0, answer.error
+        others = ", ".join("abcd"[: "abcd".index(name)])
+        assert f"you joined trial with {others}" in answer.out
+        assert f"send this file back to {others}" in answer.out
+        assert ("cannot dial each other" in answer.out) == (name == "d")
+        sent = tmp_path / name / "federation.toml"
+    assert list(load_federation(sent).parties) == ["a", "b", "c", "d"]
+    assert "note: c, d have no address" in answer.out

@@ -218,7 +218,7 @@ def test_the_fields_in_which_two_agreements_differ_are_told_as_well(
     out = shell("status", tmp_path / "a").out
     assert "ended with exit code 2: the agreement differs from that of b\n" in out
     assert " rounds: mine 3 | theirs 5\n" in out
-    assert "give both sides the same file" in out
+    assert "give every party the same file" in out
 
 
 def test_a_run_that_was_stopped_says_so(shell: Shell, tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ OTHER = {
     "size": ("[28, 28]", "[28, 32]"),
     "bound": ("max_update_norm = 12", "max_update_norm = 13"),
     "weights": ("max_update_norm = 12", 'max_update_norm = 12\nweights = "records"'),
+    "rule": ("max_update_norm = 12", 'max_update_norm = 12\nrule = "median"'),
+    "liars": ("max_update_norm = 12", 'max_update_norm = 12\nrule = "krum"\nbyzantine = 1'),
+    "more liars": ("max_update_norm = 12", 'max_update_norm = 12\nrule = "krum"\nbyzantine = 2'),
+    "clip": ("max_update_norm = 12", 'max_update_norm = 12\nrule = "centred-clipping"\nclip = 2'),
+    "root": (
+        "max_update_norm = 12",
+        'max_update_norm = 12\nrule = "fltrust"\nroot = { party = "hospital-a" }',
+    ),
     "void rounds": ("max_update_norm = 12", "max_update_norm = 12\nmax_void_rounds = 1"),
     "records": ('address = "tcp://127.0.0.1:7001"\nrecords = 100', "records = 101"),
     "party": ("[parties.hospital-b]", "[parties.hospital-c]"),
@@ -87,7 +95,7 @@ def test_the_contract_digest_stays_what_it_is(tmp_path: Path) -> None:
     """Two versions of splitfed that read one file must agree. If this fails on purpose,
     raise CONTRACT_SCHEMA: old and new versions then say so instead of only differing."""
     assert read(tmp_path).contract_digest.hex() == (
-        "19db718f78d2eb2c22ca971bdbe1063a166a1ddf6caab42942896e591a93a7f7"
+        "079f58f6eec41df43dcf9a9a68c2399a3f233b1c8a99846496d0091f7583f644"
     )
 
 

@@ -61,7 +61,10 @@ ONE_FAULT = {
     ),
     "negative patience": ("\n[link]\npatience = -1\n", "link.patience", "0 for ever"),
     "bind": ("\n[link]\nbind = 'here'\n", "link.bind", "tcp://"),
-    "leave": ("\n[defence]\non_distrust = 'leave'\n", "defence.on_distrust", "not built yet"),
+    "leave": (
+        "\n[defence]\non_distrust = 'leave'\n", "defence.on_distrust", "acceptance = true",
+    ),
+    "distrust": ("\n[defence]\non_distrust = 'fight'\n", "defence.on_distrust", '"leave"'),
     "consent": (
         "\n[fusion]\nrelease_private = true\n", "fusion.release_private", "nothing private leaves",
     ),
@@ -149,19 +152,45 @@ def test_a_network_run_needs_the_second_party(tmp_path: Path) -> None:
     assert "splitfed init --join" in faults_of(path)["parties"].cure
 
 
-def test_a_network_run_of_three_is_refused_as_not_built(tmp_path: Path) -> None:
-    path = write_files(tmp_path)
-    with (tmp_path / "federation.toml").open("a") as file:
+def add_party(folder: Path, letter: str, address: str = "") -> None:
+    """One more [parties.hospital-LETTER] block."""
+    with (folder / "federation.toml").open("a") as file:
         file.write(
-            f'[parties.hospital-c]\npublic_key = "{"c" * 40}"\n'
-            f'signing_key = "{"c" * 64}"\nrecords = 1\n'
+            f'[parties.hospital-{letter}]\npublic_key = "{letter * 40}"\n{address}'
+            f'signing_key = "{letter * 64}"\nrecords = 1\n'
         )
-    assert "not built yet" in faults_of(path)["parties"].cure
 
 
-def test_a_network_run_needs_one_address(tmp_path: Path) -> None:
+def test_a_network_run_has_any_number_of_parties_as_long_as_every_pair_can_meet(
+    tmp_path: Path,
+) -> None:
+    path = write_files(tmp_path)
+    for number, letter in enumerate("cdef"):
+        add_party(tmp_path, letter, f'address = "tcp://10.0.0.{number}:7001"\n')
+    assert load_party(path).peers == ("hospital-b", *(f"hospital-{it}" for it in "cdef"))
+
+
+@pytest.mark.parametrize(
+    ("further", "told"),
+    [
+        ("", "so it is of hospital-b: neither can dial the other; give one of the two"),
+        ("c", "so it is of hospital-b, hospital-c: none of them can dial the others; give all"),
+    ],
+)
+def test_a_pair_without_any_address_is_refused_with_both_names(
+    tmp_path: Path, further: str, told: str
+) -> None:
     path = write_files(tmp_path, federation={'address = "tcp://127.0.0.1:7001"\n': ""})
-    assert "nobody can dial" in faults_of(path)["parties.hospital-a.address"].cure
+    for letter in further:
+        add_party(tmp_path, letter)
+    assert told in faults_of(path)["parties.hospital-a.address"].cure
+
+
+def test_a_third_without_address_cannot_meet_a_second_without_one(tmp_path: Path) -> None:
+    """hospital-a's address is of no use to the two others between themselves."""
+    path = write_files(tmp_path)
+    add_party(tmp_path, "c")
+    assert "of hospital-c: neither" in faults_of(path)["parties.hospital-b.address"].cure
 
 
 def test_bind_without_an_address_is_refused(tmp_path: Path) -> None:

@@ -328,3 +328,25 @@ def test_a_budget_goes_with_every_mode_that_adds_noise(tmp_path: Path, mode: str
     path = write_files(tmp_path, federation={'mode = "none"': section_of(mode)}, party=BUDGET)
     data = load_party(path).data
     assert (data.budget_epsilon, data.budget_delta) == (3.0, 1e-5)
+
+
+LEAVE = '\n[defence]\nacceptance = true\non_distrust = "leave"\n'
+
+
+@pytest.mark.parametrize("mode", ["dp-frozen", "dp-all"])
+def test_who_is_judged_after_the_last_round_cannot_be_left_before(
+    tmp_path: Path, mode: str
+) -> None:
+    faults = party_faults(
+        write_files(tmp_path, federation={'mode = "none"': section_of(mode)}, more=LEAVE)
+    )
+    assert faults.keys() == {"defence.on_distrust"}
+    assert 'use "warn"' in faults["defence.on_distrust"].cure
+
+
+@pytest.mark.parametrize("mode", ["none", "party-update"])
+def test_leaving_on_distrust_is_accepted_where_every_merge_is_judged(
+    tmp_path: Path, mode: str
+) -> None:
+    path = write_files(tmp_path, federation={'mode = "none"': section_of(mode)}, more=LEAVE)
+    assert load_party(path).defence.on_distrust == "leave"

@@ -51,6 +51,32 @@ def test_the_digits_are_skewed_and_the_test_set_is_common(tmp_path: Path) -> Non
     assert (a.test.images == b.test.images).all()
 
 
+@pytest.mark.parametrize("parties", [3, 8])
+def test_more_parties_share_the_same_digits_and_every_pair_can_meet(
+    tmp_path: Path, parties: int
+) -> None:
+    files = make_parties(tmp_path / "demo", rounds=1, split="skew", parties=parties)
+    configs = [load_party(file) for file in files.values()]
+    names = [f"hospital-{letter}" for letter in "abcdefgh"[:parties]]
+    assert list(files) == names
+    assert [config.party for config in configs] == names
+    assert len({config.federation.contract_digest for config in configs}) == 1
+    assert len({config.federation.roster_digest for config in configs}) == 1
+    binds = [config.bind for config in configs]
+    assert len(set(binds)) == parties
+    assert binds[-1] is None
+    for place, config in enumerate(configs):
+        data = load_data(config)
+        assert data.validation is not None
+        assert data.train.labels is not None
+        size = 2000 // parties
+        assert config.me.records == len(data.train) == size
+        assert len(data.validation) == size // 4
+        low, high = 10 * place / parties, 10 * (place + 1) / parties
+        own = (data.train.labels > low - 1) & (data.train.labels < high)
+        assert own.float().mean().item() >= 0.8
+
+
 def test_fresh_keys_each_time(tmp_path: Path) -> None:
     rosters = [
         load_party(make_parties(tmp_path / "demo", rounds=1, split="iid")["hospital-a"])
@@ -100,7 +126,14 @@ def test_the_modes_of_the_demo(privacy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "choice", [{"parties": 3}, {"split": "x"}, {"privacy": "dp"}, {"privacy": "party-update"}]
+    "choice",
+    [
+        {"parties": 1},
+        {"parties": 9},
+        {"split": "x"},
+        {"privacy": "dp"},
+        {"privacy": "party-update"},
+    ],
 )
 def test_what_the_demo_does_not_offer_is_refused(choice: dict) -> None:
     with pytest.raises(UserError):

@@ -13,7 +13,7 @@ import pytest
 from splitfed.errors import LinkDown, PeerUnreachable
 from splitfed.rounds.quiet import ASLEEP
 from splitfed.rounds.waiting import Waiting
-from splitfed.transport.events import Event, Noticed, PeerView, Status, Traffic
+from splitfed.transport.events import Event, Noticed, PeerView, Status
 
 PATIENCE = 100.0
 
@@ -27,13 +27,13 @@ class Hours:
     """
 
     closed = False
-    peers = ("b",)
+    peers = ("b", "c")
     number = 3
 
     def __init__(self, look: Callable[[Hours], Event | None]) -> None:
         self.now = 1000.0
         self.look = look
-        self.sent = self.received = 0
+        self.moved = dict.fromkeys(self.peers, 0)
         self.changed: float | None = None
         self.left: dict[str, Any] = {}
 
@@ -41,12 +41,12 @@ class Hours:
         self.now += timeout
         return self.look(self)
 
-    def traffic(self) -> Traffic:
-        return Traffic(self.sent, 0, self.received, 0, 0, 0, 0)
-
     def peers_status(self) -> dict[str, PeerView]:
         status = Status("training", 3, 1, 9)
-        return {"b": PeerView("connected", status, self.changed, self.now, "")}
+        return {
+            peer: PeerView("connected", status, self.changed, self.now, "", self.moved[peer])
+            for peer in self.peers
+        }
 
     def handle(self, event: Event) -> None:
         pass
@@ -88,15 +88,29 @@ def test_a_peer_whose_status_does_not_change_is_waited_for_as_long_as_agreed() -
     assert Hours(nothing).wait(PATIENCE) == PATIENCE
 
 
-@pytest.mark.parametrize("what", ["sent", "received", "changed"])
-def test_bytes_either_way_and_a_new_status_are_progress(what: str) -> None:
+def test_bytes_and_a_new_status_are_progress() -> None:
     """An update can be on its way out for hours while the peer's vote is awaited."""
 
     def moves(hours: Hours) -> None:
         if hours.now % 90 == 0:
-            setattr(hours, what, int(hours.now))
+            hours.moved["b"] += 1
+
+    def changes(hours: Hours) -> None:
+        if hours.now % 90 == 0:
+            hours.changed = hours.now
 
     assert Hours(moves).wait(10_000.0) == 10_000.0
+    assert Hours(changes).wait(10_000.0) == 10_000.0
+
+
+def test_bytes_of_one_peer_do_not_hide_the_silence_of_another() -> None:
+    """c pulls for hours while nothing comes of b."""
+
+    def moves(hours: Hours) -> None:
+        hours.moved["c"] += 1
+
+    with pytest.raises(PeerUnreachable, match="b showed no progress for 101 s"):
+        Hours(moves).wait(10_000.0)
 
 
 def test_hours_that_passed_in_a_moment_are_not_the_peer_s() -> None:

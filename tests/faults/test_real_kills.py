@@ -6,37 +6,26 @@ that nothing happened to.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from splitfed.store import RunFolder
-from tests.support import dying_run
-from tests.support.pairs import NAMES, end, here, make_pair, report, run_both, start, until
+from tests.support.pairs import (
+    NAMES,
+    end,
+    here,
+    killed,
+    make_pair,
+    report,
+    run_both,
+    start,
+    start_dying,
+    until,
+)
 
 VOTED, ENDED = "000004.safetensors", "model.safetensors"
 """What a party writes after its vote of round 2 and before it closes it: its fourth checkpoint;
 and what it writes once the federation is over and confirmed."""
-
-
-def start_dying(where: Path, name: str, before: str) -> subprocess.Popen[str]:
-    """The party's run, which is killed before it renames a file to ``before``."""
-    return subprocess.Popen(
-        [sys.executable, dying_run.__file__, before, "run", str(where / name / "party.toml")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-    )
-
-
-def killed(process: subprocess.Popen[str]) -> None:
-    """Wait until the process was killed, which it must be."""
-    code, out, error = end(process)
-    assert code == -signal.SIGKILL, f"ended with {code}:\n{out}\n{error}"
 
 
 def rough(where: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_faulty_report_leaves_the_old_files_alone(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file = tmp_path / "not-a-folder"
     file.write_text("")
-    with pytest.raises(FolderError, match=r"not-a-folder/report\.json cannot be written"):
+    with pytest.raises(FolderError, match=r"not-a-folder/report\.html cannot be written"):
         write_report(file, sample_report())
 
 

@@ -8,11 +8,12 @@ import torch
 from splitfed.errors import OwnUpdatesExcluded, UserError
 from splitfed.rounds.gates import offer_fault
 from splitfed.rounds.vote import encode_vote, make_vote
-from splitfed.store import RunFolder
+from splitfed.store import Ledger, RunFolder
 from splitfed.tensors import describe, digest
 from splitfed.transport.events import Arrived, Voted, vote_message
 from tests.rounds.test_engine import Liar, PowerCut
 from tests.rounds.test_gates import TERMS, offer_of
+from tests.support.crash import QuickDisk
 from tests.support.members import INITIAL, AddingLearner, Town
 
 
@@ -78,6 +79,51 @@ def test_a_safety_stop_is_the_same_stop_when_run_again(tmp_path, monkeypatch):
         town.learners["a"] = AddingLearner(1.0)
         town.start("a")
         town.wait("a")
+
+
+class CutAtClose(QuickDisk):
+    """The power fails right after the first round was closed."""
+
+    def commit(self, connection):
+        super().commit(connection)
+        if connection.execute("SELECT count(*) FROM closed").fetchone()[0]:
+            raise PowerCut
+
+
+@pytest.mark.parametrize(("victim", "ended"), [("a", "excluded"), ("b", "alone")])
+def test_a_power_cut_after_the_last_void_round_makes_nobody_wait_for_whoever_left(
+    tmp_path, monkeypatch, victim, ended
+):
+    town = Town(tmp_path, ["a", "b"], {"max_void_rounds": 1})
+    monkeypatch.setattr("splitfed.rounds.gates.shorten", lambda update, base, bound: (update, None))
+    town.learners["a"].step = 1e6
+    town.disks[victim] = CutAtClose()
+    town.start("a")
+    town.start("b")
+    town.wait()
+    assert isinstance(town.endings[victim], PowerCut)
+    del town.disks[victim]
+    town.learners[victim] = AddingLearner(1.0)
+    town.start(victim)
+    town.wait(victim, within=20.0)
+    ending = town.endings[victim]
+    assert isinstance(ending, OwnUpdatesExcluded) or ending.outcome == ended
+
+
+def test_no_round_reads_all_that_was_ever_released(tmp_path, monkeypatch):
+    """A thousand rounds would take the square of a thousand."""
+    read = []
+    rows = Ledger.rows
+    monkeypatch.setattr(Ledger, "rows", lambda self: read.append(1) or rows(self))
+    counts = []
+    for rounds in (1, 4):
+        read.clear()
+        town = Town(tmp_path / str(rounds), ["a", "b"], {"rounds": rounds})
+        town.start("a")
+        town.start("b")
+        town.wait()
+        counts.append(len(read))
+    assert counts[0] == counts[1]
 
 
 def test_early_votes_that_contradict_each_other_end_the_federation_by_name(tmp_path):

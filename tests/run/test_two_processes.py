@@ -7,13 +7,15 @@ import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
 
 import pytest
 
 from splitfed.founding import DIGITS, Proposal, found
-from splitfed.store import RunFolder
+from splitfed.store import Disk, RunFolder
 from tests.support.commands import Answer
+from tests.support.crash import Crash
 from tests.support.pairs import (
     NAMES,
     end,
@@ -195,3 +197,21 @@ def test_two_runs_in_one_folder_are_refused_by_process_id(pair: Path) -> None:
     finally:
         first.send_signal(signal.SIGINT)
         assert end(first)[0] == 130
+
+
+def test_a_run_goes_on_after_a_kill_in_the_moment_in_which_its_folder_was_made(pair: Path) -> None:
+    class Dying(Disk):
+        def commit(self, connection: Connection) -> None:
+            raise Crash
+
+    path = pair / "a" / "runs" / "a"
+    with pytest.raises(Crash):
+        RunFolder.open(path, party="a", contract=b"c" * 32, disk=Dying())
+    assert (path / "ledger.sqlite").is_file()
+    assert here(pair, "a", command="plan").code == 0
+    first = start(pair, "a")
+    try:
+        until(first, "meeting")
+    finally:
+        first.send_signal(signal.SIGINT)
+    assert end(first)[0] == 130

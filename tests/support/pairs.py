@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from splitfed.founding import DIGITS, Newcomer, Proposal, found, join, sources_of
+from tests.support import dying_run
 from tests.support.commands import Answer, answer_to
 from tests.support.ports import free_port
 
@@ -57,6 +59,18 @@ def start(where: Path, name: str, *more: str, command: str = "run") -> subproces
     )
 
 
+def start_dying(where: Path, name: str, before: str) -> subprocess.Popen[str]:
+    """The party's run, which is killed before it renames a file to ``before``."""
+    return subprocess.Popen(
+        [sys.executable, dying_run.__file__, before, "run", str(where / name / "party.toml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+
+
 def until(process: subprocess.Popen[str], *words: str) -> str:
     """Read what the process tells until a line has one of the words; all that was read."""
     assert process.stdout is not None
@@ -78,6 +92,12 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
         out, error = process.communicate()
         pytest.fail(f"did not end:\n{out}\n{error}")
     return process.returncode, out, error
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    """Wait until the process was killed, which it must be."""
+    code, out, error = end(process)
+    assert code == -signal.SIGKILL, f"ended with {code}:\n{out}\n{error}"
 
 
 def here(where: Path, name: str, *more: str, command: str = "run") -> Answer:

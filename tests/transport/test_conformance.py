@@ -53,6 +53,8 @@ def test_updates_votes_and_goodbyes_cross_and_the_links_close(stage: Stage) -> N
         traffic = party.link.traffic()
         assert traffic.payload_sent == traffic.payload_received == len(sent["alice"])
         assert traffic.wire_sent > traffic.payload_sent
+        moved = {peer: view.moved for peer, view in party.link.peers_status().items()}
+        assert list(moved.values()) == [traffic.payload_sent + traffic.payload_received]
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK, 40 * CHUNK + 1])

@@ -156,6 +156,9 @@ def test_every_pair_of_four_parties_exchanges_its_updates() -> None:
         ("alice", "bob", "dave"), "connected"
     )
     assert all(isinstance(view, PeerView) for view in views.values())
+    for me, party in parties.items():
+        moved = {peer: view.moved for peer, view in party.link.peers_status().items()}
+        assert moved == {p: len(payloads[me]) + len(payloads[p]) for p in NAMES if p != me}
     assert len(parties["dave"].of(Greeted)) == 3
     for party in parties.values():
         party.link.close(0.0)
