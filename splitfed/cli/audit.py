@@ -10,7 +10,7 @@ import typer
 
 from splitfed.cli.guard import complain
 from splitfed.cli.output import columns, printable, say, say_json
-from splitfed.cli.shared import AsJson, PartyFile
+from splitfed.cli.shared import RUNS, AsJson, PartyFile
 from splitfed.cli.words import size
 from splitfed.errors import UserError
 
@@ -72,6 +72,7 @@ def audit(
     import torch
 
     from splitfed.leakage import Effort, measure, subject_of, write_page
+    from splitfed.run.party import begun_with
 
     effort = Effort(
         images=images,
@@ -84,7 +85,8 @@ def audit(
         seed=seed,
     )
     torch.set_num_threads(config.training.threads)
-    found = measure(subject_of(config), effort, _progress())
+    begun = begun_with(config.folder / RUNS / config.party)
+    found = measure(subject_of(config, begun), effort, _progress())
     write_page(page, found)
     if as_json:
         say_json(found.found | {"page": str(page)})

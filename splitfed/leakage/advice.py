@@ -21,7 +21,12 @@ def leaks(row: Row) -> bool | None:
     found = row["inversion"]
     if found is None:
         return None
-    return any(i["psnr"] >= LEAKS_DB and i["ssim"] >= LEAKS_SSIM for i in found["images"])
+    return any(map(recognisable, found["images"]))
+
+
+def recognisable(likeness: Mapping[str, float]) -> bool:
+    """Whether one reconstruction reaches both marks."""
+    return likeness["psnr"] >= LEAKS_DB and likeness["ssim"] >= LEAKS_SSIM
 
 
 def tells_members(row: Row) -> bool | None:
@@ -53,9 +58,15 @@ def _on_splits(rows: Sequence[Row]) -> str:
         text = f"Without noise, sharing {_listed(bad)} gave back a recognisable image"
     if agreed is None:
         return f"{text}."
-    how = "is one of those" if leaks(agreed) else "did not" if bad else "is among them"
     best = agreed["inversion"]["psnr"]
-    return f"{text}; the agreed split ({agreed['split']}) {how}: {best:.1f} dB at best."
+    if leaks(agreed):
+        return (
+            f"{text}; the agreed split ({agreed['split']}) is one of those: {best:.1f} dB at best."
+        )
+    return (
+        f"{text}; the agreed split ({agreed['split']}) stayed below the mark of {LEAKS_DB:.0f} dB: "
+        f"{best:.1f} dB at best. Look at the pictures: outlines can show below it."
+    )
 
 
 def _on_members(rows: Sequence[Row]) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from splitfed.errors import UserError
-from splitfed.leakage.advice import leaks, tells_members
+from splitfed.leakage.advice import leaks, recognisable, tells_members
 from splitfed.leakage.measuring import Audit
 
 HEIGHT = 84
@@ -112,7 +112,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tests: Mapping[str, Any] = {"leaking": leaks, "told_apart": tells_members}
+    tests: Mapping[str, Any] = {
+        "leaking": leaks,
+        "recognisable": recognisable,
+        "told_apart": tells_members,
+    }
     environment.tests.update(tests)
     environment.filters["size"] = _size
     return environment

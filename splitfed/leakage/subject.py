@@ -15,7 +15,7 @@ from splitfed.data import ImageSet
 from splitfed.errors import DataError, ModelError, UserError
 from splitfed.models import initialise
 from splitfed.run.agreed import Agreed, own_model
-from splitfed.run.agreement import agree, load_data, with_reference
+from splitfed.run.agreement import Begun, agree, load_data, with_reference
 from splitfed.sharing import Split
 from splitfed.training.losses import check_labels
 
@@ -59,15 +59,18 @@ class Subject:
         return deepcopy(self.module)
 
 
-def subject_of(config: PartyConfig) -> Subject:
+def subject_of(config: PartyConfig, begun: Begun | None = None) -> Subject:
     """The party of party.toml. Reads its images and its agreement; needs no key and no network.
+
+    Args:
+        begun: what its run folder says of a federation that is under way.
 
     Raises:
         UserError: a regression, a model without a convolution, images without labels, or files
             that cannot be used.
     """
     config, _ = with_reference(config)
-    agreed = agree(config)
+    agreed = agree(config, begun=begun)
     module, split = agreed.model.module, agreed.model.split
     if config.model is not None:
         module = initialise(

@@ -232,7 +232,8 @@ def test_advice_names_the_splits_that_leak_and_what_noise_does() -> None:
     told = advice(rows, "dp-all")
     assert told[0] == (
         'Without noise, sharing "everything" gave back a recognisable image; the agreed split '
-        "(conv1 to conv2) did not: 12.0 dB at best."
+        "(conv1 to conv2) stayed below the mark of 20 dB: 12.0 dB at best. Look at the pictures: "
+        "outlines can show below it."
     )
     assert 'when "everything" is shared: AUC 0.70 at most' in told[1]
     assert told[2].startswith('With the noise of mode "dp-all" no split gave back')
