@@ -80,6 +80,16 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_audit)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def switches_put_back() -> Iterator[None]:
+    """Parties that run in threads of one test at once put torch's switches back in any order."""
+    memory: Any = torch.utils.deterministic
+    before = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
+    yield
+    torch.set_deterministic_debug_mode(before[0])
+    memory.fill_uninitialized_memory = before[1]
+
+
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """ZeroMQ opens sockets without Python's knowledge, so its two doors are watched here."""

@@ -99,7 +99,11 @@ def audit(
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The table and the advice."""
-    rows = [("shared", "noise", "parameters", "bytes", "PSNR", "SSIM", "membership AUC")]
+    from splitfed.leakage.advice import recognised
+
+    rows = [
+        ("shared", "noise", "parameters", "bytes", "recognised", "PSNR", "SSIM", "membership AUC")
+    ]
     notes = []
     for row in found["rows"]:
         marked = f"{row['split']}{' (agreed)' if row['agreed'] else ''}"
@@ -109,15 +113,16 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 row["mode"],
                 f"{row['parameters']:,}",
                 size(row["bytes"]),
+                recognised(row) if row["inversion"] else "-",
                 *_likeness(row["inversion"]),
                 _told(row["membership"]),
             )
         )
         if row["refused"]:
             notes.append(printable(f"{row['split']}, {row['mode']}: {row['refused']}"))
-    rows.append(("no update (a guess)", "", "0", "0 B", *_likeness(found["guess"]), "0.5"))
+    rows.append(("no update (a guess)", "", "0", "0 B", "", *_likeness(found["guess"]), "0.5"))
     return [
-        columns(rows, right=(2, 3, 4, 5), indent=""),
+        columns(rows, right=(2, 3, 4, 5, 6), indent=""),
         *notes,
         "",
         *(printable(line) for line in found["advice"]),

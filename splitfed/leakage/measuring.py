@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from splitfed.data import ImageSet
 from splitfed.errors import ModelError, PrivacyError, TrainingDiverged, UserError
 from splitfed.leakage.advice import advice
 from splitfed.leakage.candidates import Candidate, candidates
-from splitfed.leakage.inversion import Known, invert
-from splitfed.leakage.likeness import Likeness, in_order, likeness
+from splitfed.leakage.inversion import invert
+from splitfed.leakage.likeness import Likeness, correlations, in_order, likeness
 from splitfed.leakage.membership import Crowd, crowd, shared_after, told_apart
 from splitfed.leakage.releases import release_of
 from splitfed.leakage.subject import Subject
-from splitfed.random import generator
+from splitfed.leakage.targets import Target, pixels, targets_of
 from splitfed.sharing import split_model
 from splitfed.tensors import Tensors
 
@@ -68,7 +67,7 @@ class Picture:
 
     true: Tensor
     guess: Tensor
-    made: dict[tuple[str, str], tuple[Tensor, Likeness]]
+    made: dict[tuple[str, str], tuple[Tensor, dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,16 +83,6 @@ class Audit:
     pictures: list[Picture]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Target:
-    """One update's images in all their forms."""
-
-    images: ImageSet
-    known: Known
-    true: Tensor
-    guess: Tensor
-
-
 def measure(subject: Subject, effort: Effort, say: Say = lambda text: None) -> Audit:
     """Attack what would travel. Equal arguments give an equal :attr:`Audit.found` on one machine
     with one number of threads.
@@ -107,7 +96,15 @@ def measure(subject: Subject, effort: Effort, say: Say = lambda text: None) -> A
     splits = candidates(subject.module, subject.split)
     modes = ["none"] if subject.mode == "none" else ["none", subject.mode]
     people = crowd(subject.train, subject.held_out, most=effort.members, seed=effort.seed)
-    targets = list(_targets(subject, people.attacker, effort))
+    targets = list(
+        targets_of(
+            subject,
+            people.attacker,
+            count=effort.images,
+            behind=effort.behind,
+            seed=effort.seed,
+        )
+    )
     pictures = [
         Picture(true=_bytes(true), guess=_bytes(guess), made={})
         for target in targets
@@ -169,13 +166,14 @@ def _inverted(
     subject: Subject,
     candidate: Candidate,
     mode: str,
-    targets: Sequence[_Target],
+    targets: Sequence[Target],
     pictures: Sequence[Picture],
     effort: Effort,
 ) -> dict[str, Any]:
-    """The best of all restarts for every image, by PSNR beside the true image: nobody but the
-    owner can choose like that, so a real attacker does no better than this one."""
+    """The best of all restarts for every image, by its correlation with the true one: nobody but
+    the owner can choose like that, so this attacker does no worse than a real one."""
     best: list[Likeness] = []
+    rows: list[dict[str, Any]] = []
     steps = 0
     for number, target in enumerate(targets):
         release = release_of(
@@ -194,16 +192,17 @@ def _inverted(
             iterations=effort.iterations,
             seed=effort.seed,
         )
-        ends = [in_order(_pixels(one, target.known), target.true) for one in made]
+        ends = [in_order(pixels(one, target.known), target.true) for one in made]
         for place, true in enumerate(target.true):
-            likest = max(
+            found, end = max(
                 ((likeness(end[place], true), end[place]) for end in ends),
-                key=lambda pair: pair[0].psnr,
+                key=lambda pair: pair[0].correlation,
             )
-            picture = pictures[len(best)]
-            picture.made[candidate.label, mode] = (_bytes(likest[1]), likest[0])
-            best.append(likest[0])
-    return {"steps": steps, "inversion": _best(best) | {"images": [one.row() for one in best]}}
+            nearest = (correlations(end, target.others[place]) < found.correlation).all()
+            rows.append(found.row() | {"identified": bool(nearest)})
+            pictures[len(best)].made[candidate.label, mode] = (_bytes(end), rows[-1])
+            best.append(found)
+    return {"steps": steps, "inversion": _best(best) | {"images": rows}}
 
 
 def _told(
@@ -225,49 +224,6 @@ def _told(
         trained.update(shared)
     shared = {name: tensor for name, tensor in trained.items() if name in names}
     return {"membership": told_apart(subject, candidate.split, shared, people).row()}
-
-
-def _targets(subject: Subject, attacker: ImageSet, effort: Effort) -> Iterator[_Target]:
-    """The attacked updates' images, drawn from the training images."""
-    train = subject.train
-    assert train.labels is not None  # the subject was checked
-    assert attacker.labels is not None
-    wanted = min(effort.images * effort.behind, len(train))
-    order = torch.randperm(len(train), generator=generator(effort.seed, "targets"))[:wanted]
-    everything, _ = attacker.batch(torch.arange(len(attacker)))
-    low, high = _range(train)
-    for start in range(0, wanted, effort.behind):
-        places = order[start : start + effort.behind]
-        images, labels = train.batch(places)
-        assert labels is not None
-        guess = torch.stack([_mean(everything, attacker.labels == label) for label in labels])
-        known = Known(labels=labels, guess=guess, low=low, high=high)
-        yield _Target(
-            images=train.subset(places),
-            known=known,
-            true=_pixels(images, known),
-            guess=_pixels(guess, known),
-        )
-
-
-def _mean(images: Tensor, of_class: Tensor) -> Tensor:
-    """The mean image of a class, or of all where there is none of it."""
-    return images[of_class].mean(0) if bool(of_class.any()) else images.mean(0)
-
-
-def _range(data: ImageSet) -> tuple[Tensor, Tensor]:
-    """Values of a black and a white pixel as the model sees them; of images that were given as
-    numbers, the least and the largest."""
-    if data.mean is not None and data.std is not None and not data.images.is_floating_point():
-        mean, std = data.mean[:, None, None], data.std[:, None, None]
-        return (0 - mean) / std, (1 - mean) / std
-    low, high = data.images.amin((0, 2, 3)), data.images.amax((0, 2, 3))
-    return low[:, None, None].float(), torch.maximum(high, low + 1e-6)[:, None, None].float()
-
-
-def _pixels(images: Tensor, known: Known) -> Tensor:
-    """[N, C, H, W] as the model sees them, on the scale 0 to 1."""
-    return ((images - known.low) / (known.high - known.low)).clamp(0, 1)
 
 
 def _bytes(image: Tensor) -> Tensor:

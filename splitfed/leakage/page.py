@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from splitfed.errors import UserError
-from splitfed.leakage.advice import leaks, recognisable, tells_members
+from splitfed.leakage.advice import leaks, recognisable, recognised, tells_members
 from splitfed.leakage.measuring import Audit
 
 HEIGHT = 84
@@ -59,7 +59,7 @@ def page(audit: Audit) -> str:
         {
             "row": row,
             "pictures": [
-                (_png(made[0]), made[1].row())
+                (_png(made[0]), made[1])
                 for picture in shown
                 if (made := picture.made.get((row["split"], row["mode"]))) is not None
             ],
@@ -118,5 +118,5 @@ def _environment() -> Environment:
         "told_apart": tells_members,
     }
     environment.tests.update(tests)
-    environment.filters["size"] = _size
+    environment.filters.update(size=_size, recognised=recognised)
     return environment

@@ -145,13 +145,14 @@ def test_a_vote_that_contradicts_ends_its_voter_by_name(tmp_path, kind: str) -> 
 
 
 def flood(peer: RawPeer) -> None:
-    for step in range(2 * BURST):
+    for step in range(5 * BURST):  # more than a slow reader's allowance grows by meanwhile
         peer.say(StatusBody(Status("training", 1, step, 10_000)))
 
 
 FRAMES: dict[str, tuple[Callable[[RawPeer], None], str]] = {
     "a flood": (flood, "frames"),
-    "an endless message": (lambda peer: peer.endless(b"", 400_000), "did not end"),
+    # Cut while it comes; on a slow machine it is whole before the look, and refused for its parts.
+    "an endless message": (lambda peer: peer.endless(b"", 400_000), "message"),
     "garbage in session": (lambda peer: peer.raw(b"\xff" * 64, b"garbage"), ""),
     "one part too few": (lambda peer: peer.raw(b"alone"), ""),
 }

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from splitfed.errors import ModelError
 from splitfed.leakage.inversion import Known, invert
-from splitfed.leakage.likeness import MOST, in_order, likeness
+from splitfed.leakage.likeness import MOST, correlations, in_order, likeness
 from splitfed.leakage.releases import RehearsedNoise, Release, release_of
 from splitfed.privacy.keystream import Keystream
 from splitfed.random import forked
@@ -125,6 +125,16 @@ def test_several_images_behind_one_update_are_found_in_some_order() -> None:
 def test_what_was_made_is_put_in_the_order_of_the_true_images() -> None:
     true = torch.rand(4, *SIZE, generator=torch.Generator().manual_seed(1))
     assert torch.equal(in_order(true[[2, 0, 3, 1]], true), true)
+
+
+def test_correlation_is_blind_to_contrast_and_tells_which_image_is_meant() -> None:
+    true = torch.rand(5, *SIZE, generator=torch.Generator().manual_seed(1))
+    found = correlations(0.4 + true[2] / 5, true)
+    assert float(found[2]) == pytest.approx(1.0)
+    assert int(found.argmax()) == 2
+    assert float(found.sort().values[-2]) < 0.5
+    assert correlations(torch.ones(SIZE), true).abs().max() == 0
+    assert float(correlations(1 - true[0], true)[0]) == pytest.approx(-1.0)
 
 
 def test_likeness_of_equal_images_has_a_bound_and_psnr_is_that_of_the_mean_square() -> None:

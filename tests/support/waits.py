@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,10 +81,7 @@ class Bench:
         return None
 
     def peers_status(self) -> dict[str, PeerView]:
-        return {"bob": self.alice.talk.view}
-
-    def traffic(self) -> Any:
-        return SimpleNamespace(payload_received=self.bytes, payload_sent=0)
+        return {"bob": replace(self.alice.talk.view, moved=self.bytes)}
 
     def status(self, phase: str, round: int = 0, step: int = 0, steps: int = 0) -> None:
         self.alice.talk.status = Status(phase, round, step, steps)
