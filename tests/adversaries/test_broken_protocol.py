@@ -11,9 +11,7 @@ import torch
 from splitfed.rounds.vote import encode_vote, make_vote
 from splitfed.tensors import digest
 from splitfed.transport import zmtp
-from splitfed.transport.allowance import BURST
-from splitfed.transport.events import Arrived, Status, Voted, vote_message
-from splitfed.transport.frames import StatusBody
+from splitfed.transport.events import Arrived, Voted, vote_message
 from splitfed.transport.keys import make_secret
 from tests.support.adversary import Adversary, RealTown, real_town
 from tests.support.hostile import Crowd, RawPeer, until
@@ -144,13 +142,7 @@ def test_a_vote_that_contradicts_ends_its_voter_by_name(tmp_path, kind: str) -> 
 # --- frames ---------------------------------------------------------------------------------
 
 
-def flood(peer: RawPeer) -> None:
-    for step in range(5 * BURST):  # more than a slow reader's allowance grows by meanwhile
-        peer.say(StatusBody(Status("training", 1, step, 10_000)))
-
-
 FRAMES: dict[str, tuple[Callable[[RawPeer], None], str]] = {
-    "a flood": (flood, "frames"),
     # Cut while it comes; on a slow machine it is whole before the look, and refused for its parts.
     "an endless message": (lambda peer: peer.endless(b"", 400_000), "message"),
     "garbage in session": (lambda peer: peer.raw(b"\xff" * 64, b"garbage"), ""),
