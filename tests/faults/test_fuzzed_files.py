@@ -98,7 +98,7 @@ WORDS = (
 )  # fmt: skip
 
 
-TIMES = {"federation.toml": 300, "party.toml": 400}
+TIMES = {"federation.toml": 150, "party.toml": 200}
 
 
 def rewritten(draw: random.Random, text: str) -> str:
