@@ -49,7 +49,7 @@ def crossing(tmp_path: Path) -> Iterator[Crossing]:
         one.close()
 
 
-def sleeps(crossing: Crossing, phase: str, of_b: tuple[str, int]) -> None:
+def sleeps(crossing: Crossing, phase: str, of_b: tuple[str, int]) -> Clock:
     """While ``b`` is at ``of_b`` and ``a`` in ``phase``, hours pass for ``a`` in a moment."""
     clock = crossing.clocks["a"] = Clock()
 
@@ -61,6 +61,7 @@ def sleeps(crossing: Crossing, phase: str, of_b: tuple[str, int]) -> None:
             crossing.until(lambda: clock.reads.get("engine a", 0) > 2)
 
     crossing.hooks["b"] = at_b
+    return clock
 
 
 def phase_of_a(crossing: Crossing) -> str:
@@ -69,15 +70,17 @@ def phase_of_a(crossing: Crossing) -> str:
 
 
 def test_a_machine_that_slept_for_hours_does_not_blame_its_peer_for_them(crossing) -> None:
-    sleeps(crossing, "exchanging", ("train", 2))
+    clock = sleeps(crossing, "exchanging", ("train", 2))
     crossing.meet()
     crossing.finish()
+    assert clock.ahead == HOURS  # it did sleep
 
 
 def test_a_machine_that_slept_after_its_last_round_still_waits_for_the_goodbye(crossing) -> None:
-    sleeps(crossing, "finished", ("validate", 2))
+    clock = sleeps(crossing, "finished", ("validate", 2))
     crossing.meet()
     crossing.finish()  # which demands that both are confirmed
+    assert clock.ahead == HOURS
 
 
 def test_a_transfer_over_which_both_sides_slept_goes_on_where_it_was(crossing) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from splitfed.store import RunFolder
 from splitfed.transport.sockets import WireOptions
 from tests.support.crossing import Crossing
 from tests.support.proxy import Proxy, Way
@@ -133,6 +134,16 @@ def test_a_party_that_dies_in_a_transfer_comes_back_at_its_old_address(found, di
         crossing.start("b", proxy.address)
     proxy.heal()
     crossing.finish()
+    assert boots(crossing) == {dies: 2, "b" if dies == "a" else "a": 1}
+
+
+def boots(crossing: Crossing) -> dict[str, int]:
+    """How often each party began."""
+    found = {}
+    for name in ("a", "b"):
+        with RunFolder.read_only(crossing.path / name) as folder:
+            found[name] = folder.boot
+    return found
 
 
 def frozen_in_a_transfer(crossing: Crossing) -> Proxy:
@@ -158,10 +169,12 @@ def test_a_listening_side_that_moves_is_found_when_the_dialler_learns_its_addres
     crossing.stop("b")
     crossing.start("b", f"tcp://127.0.0.1:{port}")
     crossing.finish()
+    assert boots(crossing) == {"a": 2, "b": 2}
 
 
 def test_a_cut_at_any_byte_of_the_farewell_leaves_both_confirmed(found, tmp_path) -> None:
     """The last words may be swallowed: whoever said them waits for a new connection."""
+    connections = []
     for count in range(1, 1400, 140):
         crossing = found(1, NO_BEATS, size=4096, path=tmp_path / str(count))
 
@@ -173,7 +186,9 @@ def test_a_cut_at_any_byte_of_the_farewell_leaves_both_confirmed(found, tmp_path
         crossing.hooks["a"] = at_a
         crossing.meet()
         crossing.finish()  # which demands that both are confirmed
+        connections.append(crossing.proxy.accepted)
         crossing.close()
+    assert max(connections) > 1  # there were cuts that had to be mended
 
 
 def test_a_dialler_whose_first_handshakes_are_cut_does_not_take_that_for_a_wrong_key(
@@ -188,3 +203,4 @@ def test_a_dialler_whose_first_handshakes_are_cut_does_not_take_that_for_a_wrong
     crossing.start("b", proxy.address)
     crossing.until(lambda: proxy.pending == 0)
     crossing.finish()
+    assert proxy.accepted >= 4

@@ -105,9 +105,11 @@ def test_a_crowd_that_drips_bytes_is_sent_away_by_the_clock_of_the_handshake(b: 
             return not crowd.standing()
 
         b.run(gone)
+        assert not b.messages(alice)
     finally:
         crowd.close()
     b.connect(alice, b.bob(str(alice.endpoint)))
+    assert len(b.messages(alice)) == 1
 
 
 def test_of_a_thousand_connections_without_a_word_the_newest_stand_and_a_peer_gets_in(
@@ -169,7 +171,7 @@ def test_a_process_with_few_descriptors_keeps_some_for_its_files_and_lets_its_pe
                 f"tcp://127.0.0.1:{alice.port}", secret_of("bob"), secret_of("alice").curve_public
             )
             bob.raw(bytes(64), b"hello")
-            alice.until(lambda seen: seen["messages"] == 1)
+            assert alice.until(lambda seen: seen["messages"] > 0)["messages"] == 1
             bob.close()
         finally:
             crowd.close()

@@ -84,7 +84,7 @@ def test_every_test_that_a_document_names_exists() -> None:
     assert sorted(pair for pair in named if not (ROOT / pair[1]).is_file()) == []
 
 
-@pytest.mark.parametrize("text", ["see /home/ada/data", "cd /root/project"])
+@pytest.mark.parametrize("text", ["see /home/ada/data", "cd /Users/ada/project"])
 def test_private_path_is_seen(text: str) -> None:
     assert private_paths(text)
 

@@ -171,7 +171,9 @@ def test_a_second_account_row_for_an_id_is_named(written: Path) -> None:
 @pytest.mark.parametrize("value", [(5, b"x" * 32), "text", (5,), None])
 def test_a_stored_head_that_is_not_the_last_rows_is_found(written: Path, value: Any) -> None:
     edit(written, f"UPDATE meta SET value = x'{msgspec.msgpack.encode(value).hex()}'")
-    complaint(written)
+    # Without any, the file counts as empty: then its first row is one too many.
+    named = "row 1 was added" if value is None else "the stored head"
+    assert named in complaint(written)
 
 
 def test_an_edit_beside_an_open_budget_is_found_before_anything_is_spent(written: Path) -> None:
@@ -190,6 +192,8 @@ def test_a_run_folder_whose_releases_were_all_paid_is_accepted(written: Path) ->
     unpaid = recorded(9, epsilon=None)
     with opened(written) as budget:
         budget.require([recorded(1), unpaid, recorded(4)])
+        with pytest.raises(LedgerTampered, match="round 9"):
+            budget.require([recorded(1), recorded(9)])
     with opened(written, "skin", OTHER) as budget:  # the folder began with another data set
         budget.require([recorded(1)])
 

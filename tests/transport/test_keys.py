@@ -237,9 +237,9 @@ def test_a_folder_in_which_everybody_may_replace_the_secret_is_refused(
 def test_a_folder_that_others_may_read_or_only_add_to_is_none_of_our_business(
     tmp_path: Path, mode: int
 ) -> None:
-    create_secret(tmp_path / "secret.json")
+    made = create_secret(tmp_path / "secret.json")
     tmp_path.chmod(mode)
-    load_secret(tmp_path / "secret.json")
+    assert load_secret(tmp_path / "secret.json").public == made
 
 
 def test_a_link_that_leads_nowhere_or_in_a_circle_is_refused(tmp_path: Path) -> None:

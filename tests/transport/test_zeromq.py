@@ -146,6 +146,7 @@ def test_with_nothing_to_do_a_wire_sleeps(
 
     with ours, theirs:
         joined.bench.run(slept)
+    assert ready == [[]]
 
 
 @pytest.mark.parametrize("sender", ["alice", "bob"])

@@ -188,6 +188,7 @@ def test_what_was_offered_while_nobody_was_there_arrives_later(world: World) -> 
     bob = world.bob(f"tcp://127.0.0.1:{port_of(alice.wire)}")
     take(bob, payload)
     alice.wait(Delivered)
+    assert bob.link.traffic().payload_received == len(payload)
 
 
 def test_fifty_reconnections_under_a_link_leave_no_thread_and_no_descriptor(world: World) -> None:

@@ -149,7 +149,9 @@ def test_2_a_refused_dialler_gets_in_once_its_key_is_on_the_list(b: Bench) -> No
     bob = b.bob(address)
     b.run(lambda: bool(b.troubles(bob)))
     b.close(alice)
+    assert not b.ups(bob)
     b.connect(b.alice(bind=address), bob)
+    assert len(b.ups(bob)) == 1
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -224,6 +226,7 @@ def test_4_a_dead_link_is_noticed_by_both_sides_without_any_traffic(b: Bench) ->
         b.run(lambda: bool(b.downs(alice)) and bool(b.downs(bob)))
         proxy.heal()
         b.connect(alice, bob)
+        assert len(b.ups(bob)) > 1
 
 
 def test_4_a_half_open_connection_is_noticed_and_dialled_anew(b: Bench) -> None:
@@ -332,8 +335,9 @@ def test_7_a_wrong_pin_is_told_even_after_somebody_garbled_at_the_door(b: Bench)
     with socket.create_connection(("127.0.0.1", port_of(alice))) as stranger:
         stranger.sendall(b"\xff" * 100)
         b.run(lambda: bool(b.troubles(alice)))
-    b.bob(str(alice.endpoint), alice=make_secret())
+    bob = b.bob(str(alice.endpoint), alice=make_secret())
     b.run(lambda: any("pins another key" in str(t.error) for t in b.troubles(alice)))
+    assert not b.ups(bob)
 
 
 # --- 9: closed in the thread that owns them ---------------------------------------------------

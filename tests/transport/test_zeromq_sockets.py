@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import Any
 
@@ -10,7 +11,7 @@ import zmq
 
 from splitfed.errors import Defect
 from splitfed.transport.sockets import WireOptions
-from tests.support.wires import HEADER, Bench, Joined, descriptors, secret_of, tasks
+from tests.support.wires import HEADER, Bench, Joined, descriptors, port_of, secret_of, tasks
 
 TABLE = {
     zmq.CURVE_SERVER: 1,
@@ -116,8 +117,11 @@ def test_fifty_reconnections_leave_no_thread_and_no_descriptor(joined: Joined) -
 
 def test_closing_twice_does_nothing(b: Bench) -> None:
     alice = b.alice()
+    port = port_of(alice)
     alice.close()
     alice.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
 
 
 def test_another_thread_is_refused_before_libzmq_aborts_the_process(b: Bench) -> None:
