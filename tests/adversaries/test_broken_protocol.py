@@ -4,14 +4,18 @@ over the real link, with the culprit in ``rejected`` or nobody accused."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
+import zmq
 
 from splitfed.rounds.vote import encode_vote, make_vote
 from splitfed.tensors import digest
 from splitfed.transport import zmtp
-from splitfed.transport.events import Arrived, Voted, vote_message
+from splitfed.transport.allowance import BURST
+from splitfed.transport.events import Arrived, Status, Voted, vote_message
+from splitfed.transport.frames import StatusBody
 from splitfed.transport.keys import make_secret
 from tests.support.adversary import Adversary, RealTown, real_town
 from tests.support.hostile import Crowd, RawPeer, until
@@ -142,7 +146,15 @@ def test_a_vote_that_contradicts_ends_its_voter_by_name(tmp_path, kind: str) -> 
 # --- frames ---------------------------------------------------------------------------------
 
 
+def flood(peer: RawPeer) -> None:
+    peer.socket.setsockopt(zmq.SNDTIMEO, 2000)
+    with suppress(zmq.Again):  # cut off: nobody takes any more
+        for step in range(5 * BURST):  # more than an allowance grows by while a slow party reads
+            peer.say(StatusBody(Status("training", 1, step, 10_000)))
+
+
 FRAMES: dict[str, tuple[Callable[[RawPeer], None], str]] = {
+    "a flood": (flood, "frames"),
     # Cut while it comes; on a slow machine it is whole before the look, and refused for its parts.
     "an endless message": (lambda peer: peer.endless(b"", 400_000), "message"),
     "garbage in session": (lambda peer: peer.raw(b"\xff" * 64, b"garbage"), ""),
