@@ -121,7 +121,7 @@ class FederationConfig(Section):
 
     name: Name = Field(description=f"a name of {NAME_RULE}")
     rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = Field(
-        description=f"the number of rounds, a whole number >= 1 and {MOST_ROUNDS} at most"
+        description=f"the number of rounds, a whole number from 1 to {MOST_ROUNDS}"
     )
     classes: Annotated[tuple[Text, ...], Field(strict=False)] = Field(
         description='the class names in their agreed order, such as ["benign", "malignant"]; '

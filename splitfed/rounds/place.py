@@ -124,7 +124,7 @@ class Place:
             check_checkpoint(folder, checkpoint, self.closed + 1)
             return
         self.g, admitted = found
-        if folder.history()[-1]["outcome"] != "alone":
+        if folder.history(last=1)[-1]["outcome"] != "alone":
             self.take(kind, admitted, learner)
         self.kinds.append(kind)
         folder.log("checkpoint-rebuilt", round=self.closed)

@@ -210,7 +210,8 @@ class Telling:
         """
         if found is None:
             return None
-        rows = [r for r in self._folder.history() if r.get("kind", UPDATE) == UPDATE]
+        # No two fusions come one after the other: of the last two, one is an update.
+        rows = [r for r in self._folder.history(last=2) if r.get("kind", UPDATE) == UPDATE]
         figures = {key: found[key] for key in ("difference", "bound", "images", "bad")}
         self._folder.log("judged", round=rows[-1]["round"], **figures)
         if found["alarm"] is None:

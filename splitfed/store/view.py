@@ -247,11 +247,13 @@ class FolderView:
         found = self._database.meta("ending", dict[str, Any])
         return None if found is None else dict(found)
 
-    def history(self) -> list[dict[str, Any]]:
-        """The history rows of all closed rounds, in order; what was not finite is None."""
-        rows = self._database.rows("SELECT history FROM closed ORDER BY round")
+    def history(self, last: int | None = None) -> list[dict[str, Any]]:
+        """The history rows of all closed rounds, or of the ``last`` ones, in order; what was not
+        finite is None."""
+        query = "SELECT history FROM closed ORDER BY round DESC LIMIT ?"
+        rows = self._database.rows(query, -1 if last is None else last)
         try:
-            return [msgspec.json.decode(text, type=dict[str, Any]) for (text,) in rows]
+            return [msgspec.json.decode(text, type=dict[str, Any]) for (text,) in reversed(rows)]
         except (msgspec.MsgspecError, TypeError, RecursionError) as error:
             raise self._database.damaged(f"a closed round's history: {error}") from None
 

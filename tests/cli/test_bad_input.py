@@ -34,7 +34,7 @@ def test_every_command_reports_all_faults_of_both_files(
     told = {
         f'{tmp_path}/federation.toml: round = "3": unknown key, did you mean "rounds"?',
         f"{tmp_path}/federation.toml: rounds: missing; should be the number of rounds, "
-        "a whole number >= 1 and 1000000 at most",
+        "a whole number from 1 to 1000000",
         f"{tmp_path}/federation.toml: aggregation.minimum_parties = 1: should be 2 to 2: more "
         "than half of the 2 parties, at most all",
         f"{path}: training.steps = 1: contradicts epochs = 1; give one",

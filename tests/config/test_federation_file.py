@@ -34,10 +34,10 @@ def test_a_right_file_is_read_with_its_defaults(tmp_path: Path) -> None:
 
 
 ONE_FAULT = {
-    "wrong type": ("rounds = 3", 'rounds = "3"', "rounds", "whole number >= 1"),
+    "wrong type": ("rounds = 3", 'rounds = "3"', "rounds", "whole number from 1"),
     "a bool is no number": ("rounds = 3", "rounds = true", "rounds", "whole number"),
-    "out of range": ("rounds = 3", "rounds = 0", "rounds", ">= 1"),
-    "without an end": ("rounds = 3", "rounds = 1000001", "rounds", "1000000 at most"),
+    "out of range": ("rounds = 3", "rounds = 0", "rounds", "from 1"),
+    "without an end": ("rounds = 3", "rounds = 1000001", "rounds", "from 1 to 1000000"),
     "missing": ("seed = 7\n", "", "seed", "missing; should be a public whole number"),
     "negative seed": ("seed = 7", "seed = -1", "seed", ">= 0"),
     "unknown key": ("seed = 7", "seed = 7\nround = 3", "round", 'did you mean "rounds"?'),
@@ -178,7 +178,7 @@ def test_a_fault_elsewhere_makes_no_false_contradiction(tmp_path: Path) -> None:
 
 def test_a_fault_shows_file_key_value_and_cure_in_one_line(tmp_path: Path) -> None:
     fault = faults_of(tmp_path, spoilt(FEDERATION, {"rounds = 3": 'rounds = "3"'}))["rounds"]
-    cure = "should be the number of rounds, a whole number >= 1 and 1000000 at most"
+    cure = "should be the number of rounds, a whole number from 1 to 1000000"
     assert str(fault) == f'{tmp_path / "federation.toml"}: rounds = "3": {cure}'
 
 

@@ -162,6 +162,7 @@ def test_a_reader_sees_each_closed_round_at_once(tmp_path: Path) -> None:
             assert last is not None
             assert last.round == round
             assert len(view.history()) == round
+            assert view.history(last=1) == view.history()[-1:]
         found = view.checkpoint()
         assert found is not None
         assert found.round == 2
