@@ -38,6 +38,7 @@ from utility import CLASSES, DATA, read_idx
 
 from measuring import RESULTS, now, processor_seconds, publish
 from splitfed.config import TrainingConfig, parse
+from splitfed.config.algorithm import Algorithm
 from splitfed.data import ImageSet
 from splitfed.progress import Silent
 from splitfed.simulation import Federation, Party
@@ -176,7 +177,7 @@ def parties_of(images: torch.Tensor, labels: torch.Tensor) -> list[Party]:
 
 
 def federate(
-    parties: Sequence[Party], algorithm: str, seed: int, *, rounds: int, alone: bool
+    parties: Sequence[Party], algorithm: Algorithm, seed: int, *, rounds: int, alone: bool
 ) -> dict[str, Any]:
     """One federation of all parties, and its scores in percent."""
     began, spent = now(), processor_seconds()
@@ -189,7 +190,7 @@ def federate(
         weights="records",
         seed=seed,
         acceptance=alone,
-        algorithm=algorithm,  # type: ignore[arg-type]
+        algorithm=algorithm,
     ).simulate(parties, progress=lambda name: _watch(name == parties[0].name, began, spent))
     found = [reports[party.name] for party in parties]
     sizes = [report["evaluation"]["test_size"] for report in found]

@@ -23,7 +23,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -95,13 +97,13 @@ class Cutter:
             fin = self.chance.random() < 0.5
             cut = self._proxy().cut() if fin else self._proxy().reset()
             self._note("FIN" if fin else "RST", cut)
-            self.crossing.until(
-                lambda before=before: all(  # type: ignore[misc]
-                    new > old for new, old in zip(self.crossing.sessions(), before, strict=True)
-                ),
-                GIVE_UP,
-            )
+            self.crossing.until(partial(self._anew, before), GIVE_UP)
             self.back.append(time.monotonic() - began)
+
+    def _anew(self, before: Sequence[int]) -> bool:
+        """Whether each party has had a session since it had ``before`` of them."""
+        now = self.crossing.sessions()
+        return all(new > old for new, old in zip(now, before, strict=True))
 
     def _place(self) -> None:
         ways: tuple[Way, Way] = ("up", "down")

@@ -68,6 +68,7 @@ def party(task: dict[str, Any]) -> None:
         handshakes.extend(1 for event, _ in events if event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
         return events
 
+    # The product has no counter of handshakes: this one is put around its monitor.
     sockets.Monitor.drain = counted  # type: ignore[method-assign]
     me, peer = task["me"], task["peer"]
     link, secret = joined(task)

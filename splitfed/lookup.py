@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
 
 from splitfed.errors import UserError
 from splitfed.reading import is_inside
@@ -98,10 +99,10 @@ def find(reference: str, *, folder: Path | None, error: type[UserError], what: s
     return found
 
 
-def source(found: object) -> str:
+def source(found: Any) -> str:
     """The file in which the code of ``found`` stands, for a person; "built in" where in none."""
     try:
-        return inspect.getfile(inspect.unwrap(found))  # type: ignore[arg-type]
+        return inspect.getfile(inspect.unwrap(found))
     except (TypeError, OSError, ValueError):
         return "built in"
 

@@ -220,6 +220,6 @@ def test_exactly_one_of_epochs_and_steps_is_set() -> None:
 def test_a_configuration_cannot_be_changed_afterwards(tmp_path: Path) -> None:
     config = load_party(write_files(tmp_path))
     with pytest.raises(AttributeError):
-        config.party = "hospital-b"  # type: ignore[misc]
+        config.party = "hospital-b"
     with pytest.raises(ValueError, match="frozen"):
         config.federation.rounds = 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_every_fuzzed_frame_in_session_is_a_violation_by_name_or_nothing() -> No
                 bob.raw(*mangled(rng, bob, bodies()))
                 bob.sent += 1
             bob.say(StatusBody(Status("a mark", 9, 9, 9)), sequence=bob.sent + 1)
-            until(lambda: settled(street.alice), "the frames to be read")  # noqa: B023
+            until(partial(settled, street.alice), "the frames to be read")
             for failed in street.alice.of(Failed):
                 ended += " parts of " not in failed.error.message
                 assert isinstance(failed.error, ProtocolViolation)

@@ -22,7 +22,7 @@ def broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
     def dying(self: RunFolder, **fields: object) -> None:
         if self.party == "b" and (fields["round"], fields["party"]) == (2, "b"):
             raise PowerCut
-        real(self, **fields)  # type: ignore[arg-type]
+        real(self, **fields)
 
     monkeypatch.setattr(RunFolder, "save_vote", dying)
     town.start("a")

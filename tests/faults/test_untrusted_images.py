@@ -169,7 +169,7 @@ def test_a_picture_with_more_data_than_pixels_gives_its_pixels(tmp_path: Path) -
     path = tmp_path / "scan.png"
     path.write_bytes(png(28, 28, zeros(32 * MIB)))
     with frugal():
-        assert read_image(path).shape == (1, 28, 28)  # type: ignore[attr-defined]
+        assert read_image(path).shape == (1, 28, 28)
 
 
 def test_a_tiff_of_a_hundred_thousand_frames_is_refused_without_counting_them(

@@ -38,7 +38,7 @@ def newcomer(party: str, pictures: Path, address: str | None = None) -> Newcomer
 
 
 def proposal(**other: object) -> Proposal:
-    return Proposal(**{"name": "trial", "classes": CLASSES, "arguments": SMALL, **other})  # type: ignore[arg-type]
+    return Proposal(**{"name": "trial", "classes": CLASSES, "arguments": SMALL, **other})
 
 
 @pytest.fixture

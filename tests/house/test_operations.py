@@ -101,7 +101,7 @@ def test_every_command_that_the_guides_name_exists_with_its_options(file: str) -
 @pytest.fixture
 def unit() -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=True)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.optionxform = str
     parser.read_string(UNIT.read_text(encoding="utf-8"))
     return parser
 

@@ -31,7 +31,10 @@ from tests.support.privacy import (
 )
 
 HEAD = Spend(sample_rate=1.0, noise_multiplier=3.0, steps=2)
-QUIET: Any = lambda *step: None  # noqa: E731
+
+
+def quiet(*step: Any) -> None:
+    """Nobody listens."""
 
 
 class FixedStream:
@@ -53,7 +56,7 @@ def learner_of(mode: str, public_head: bool = False) -> PrivateLearner:
         terms = replace(terms, fusion=HEAD, fusions=1)
     model = small_net()
     agreed = Agreed(
-        terms=None,  # type: ignore[arg-type]
+        terms=None,
         model=agree_on_model(small_net(), None, None),
         classes=CLASSES,
         seed=7,
@@ -94,9 +97,9 @@ def learner_of(mode: str, public_head: bool = False) -> PrivateLearner:
 @pytest.mark.parametrize("mode", ["dp-frozen", "dp-all"])
 def test_what_is_released_is_never_what_the_personal_model_says(mode: str) -> None:
     learner = learner_of(mode)
-    learner.train(1, QUIET)
+    learner.train(1, quiet)
     learner.fit()
-    learner.prepare("outputs", True, QUIET)
+    learner.prepare("outputs", True, quiet)
     personal = learner._outputs(learner.model)
     assert not torch.allclose(learner.outgoing()["outputs"], personal["outputs"], atol=1e-3)
 
@@ -109,23 +112,23 @@ def test_the_personal_track_changes_no_bit_of_what_is_released(
     found = []
     for spoil in (False, True):
         learner = learner_of(mode)
-        learner.train(1, QUIET)
+        learner.train(1, quiet)
         if spoil:
             learner.fit()
             with torch.no_grad():
                 for parameter in (*learner.model.parameters(), *learner.baseline.parameters()):
                     parameter.add_(100.0)
-        learner.prepare("outputs", True, QUIET)
+        learner.prepare("outputs", True, quiet)
         found.append(digest(learner.outgoing()))
     assert found[0] == found[1]
 
 
 def test_fitting_the_head_moves_the_last_private_layer_and_nothing_else() -> None:
     learner = learner_of("dp-frozen")
-    learner.train(1, QUIET)
+    learner.train(1, quiet)
     before = {n: t.clone() for n, t in named_tensors(learner.federated).items()}
     head = noised_head(
-        learner.federated, learner._head_trainer, learner._mechanism, learner.split, QUIET
+        learner.federated, learner._head_trainer, learner._mechanism, learner.split, quiet
     )
     after = named_tensors(head)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -155,15 +158,15 @@ def test_a_model_without_a_layer_to_fit_is_told_before_anything_is_paid() -> Non
 
 def test_with_a_public_head_that_one_is_fitted() -> None:
     learner = learner_of("dp-frozen", public_head=True)
-    learner.train(1, QUIET)
+    learner.train(1, quiet)
     before = {n: t.clone() for n, t in learner.federated.named_parameters()}
-    learner.prepare("outputs", True, QUIET)
+    learner.prepare("outputs", True, quiet)
     head = noised_head(
         learner.federated,
         learner._head_trainer,
         learner._mechanism,
         learner._federated.split,
-        QUIET,
+        quiet,
     )
     moved = {n for n, t in head.named_parameters() if not torch.equal(before[n], t)}
     assert moved == {"public_head.weight", "public_head.bias"}
@@ -173,7 +176,7 @@ def test_the_head_takes_the_planned_steps_with_its_own_noise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     learner = learner_of("dp-frozen")
-    learner.train(1, QUIET)
+    learner.train(1, quiet)
     steps: list[tuple[int, int]] = []
     seen: list[float] = []
     from splitfed.privacy.optimizer import PrivateOptimizer
@@ -252,7 +255,7 @@ def clipped_sum(data: tuple[torch.Tensor, torch.Tensor]) -> Any:
         sums.append(watch(made).sums)
         return made
 
-    noised_head(learner.federated, trainer, learner._mechanism, learner.split, QUIET)
+    noised_head(learner.federated, trainer, learner._mechanism, learner.split, quiet)
     return sums[0][0]
 
 

@@ -107,7 +107,7 @@ def test_a_shared_parameter_that_is_not_trained_leaves_as_it_was_agreed() -> Non
 def learner(mode: str, model: nn.Module | None = None, **data) -> PrivateLearner | UpdateLearner:
     model = small_net() if model is None else model
     agreed = Agreed(
-        terms=type("Terms", (), {"rounds": 2})(),  # type: ignore[arg-type]
+        terms=type("Terms", (), {"rounds": 2})(),
         model=agree_on_model(model, None, None),
         classes=CLASSES,
         seed=7,

@@ -25,7 +25,7 @@ def learner(mode: str, *, labels: int = 0, on_distrust: str = "warn") -> Any:
     """It validates on what it trains on, so that alone it is good at it. ``labels`` turns the
     validation labels round, and nothing else."""
     agreed = Agreed(
-        terms=type("Terms", (), {"rounds": 6})(),  # type: ignore[arg-type]
+        terms=type("Terms", (), {"rounds": 6})(),
         model=agree_on_model(small_net(), None, None),
         classes=CLASSES,
         seed=7,

@@ -55,7 +55,7 @@ def memory(objects: dict[int, Any]) -> set[int]:
 def learner(request) -> PrivateLearner:
     model = small_net()
     agreed = Agreed(
-        terms=None,  # type: ignore[arg-type]
+        terms=None,
         model=agree_on_model(small_net(), None, None),
         classes=CLASSES,
         seed=7,

@@ -213,7 +213,7 @@ def read_only_medium(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(name: str, **more: object) -> sqlite3.Connection:
         if "immutable=1" not in name:
             raise sqlite3.OperationalError("unable to open database file")
-        return real(name, **more)  # type: ignore[call-overload]
+        return real(name, **more)
 
     monkeypatch.setattr("splitfed.store.database.sqlite3.connect", connect)
 

@@ -24,7 +24,7 @@ def tiny_net(seed: int = 1) -> TinyNet:
 def learner(method: str = "distill", *, party: str = "a", seed: int = 1, **more: Any) -> Any:
     model = tiny_net(seed)
     fusion = AgreedFusion(
-        method=method,  # type: ignore[arg-type]
+        method=method,
         temperature=2.0,
         reference_size=10,
         models={"a": tiny_net(), "b": tiny_net()},

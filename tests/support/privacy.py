@@ -120,7 +120,7 @@ def watch(trainer: PrivateTrainer) -> Watched:
         for parameter in optimizer.params:
             parameter.grad = parameter.summed_grad.to(parameter.dtype)
 
-    optimizer.add_noise = instead_of_noise  # type: ignore[method-assign]
+    optimizer.add_noise = instead_of_noise
     return Watched(trainer, sums)
 
 
