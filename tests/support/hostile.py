@@ -42,6 +42,8 @@ from splitfed.transport.keys import Secret
 from tests.support.talk import outgoing
 
 DEADLINE = 30.0
+GONE = 1000
+"""Milliseconds after which a socket that takes nothing has nobody left to send to."""
 MIB = 1 << 20
 
 
@@ -56,6 +58,7 @@ class RawPeer:
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.sndhwm = self.socket.rcvhwm = 0
+        self.socket.sndtimeo = GONE
         self.socket.curve_publickey = mine.curve_public.encode()
         self.socket.curve_secretkey = mine.curve_secret.encode()
         self.socket.curve_serverkey = theirs.encode()
@@ -63,6 +66,7 @@ class RawPeer:
             setattr(self.socket, option, value)
         self.socket.connect(address)
         self.session, self.sent = bytes(16), 0
+        self.cut_off = False
         self._mine, self._theirs = mine, theirs
 
     def greet(self, greeting: Greeting, *, round_trip: bool = True) -> None:
@@ -100,7 +104,13 @@ class RawPeer:
         self.raw(header.encode(), data)
 
     def raw(self, *parts: bytes) -> None:
-        self.socket.send_multipart(parts)
+        """Any message. With queues without a limit only one thing keeps it from being taken: that
+        the connection was ended and libzmq, as it does after some ends, dials no more."""
+        if not self.cut_off:
+            try:
+                self.socket.send_multipart(parts)
+            except zmq.Again:
+                self.cut_off = True
 
     def hear(self) -> tuple[Header, bytes]:
         assert self.socket.poll(int(DEADLINE * 1000)), "no answer"
@@ -110,9 +120,12 @@ class RawPeer:
     def endless(self, part: bytes, count: int) -> None:
         """A message of so many parts: to the other end, without an end for as long as it takes
         to come, and at no cost here."""
-        for _ in range(count):
-            self.socket.send(part, zmq.SNDMORE, copy=len(part) < MIB)
-        self.socket.send(b"")
+        try:
+            for _ in range(count):
+                self.socket.send(part, zmq.SNDMORE, copy=len(part) < MIB)
+            self.socket.send(b"")
+        except zmq.Again:
+            self.cut_off = True
 
     def close(self) -> None:
         self.socket.close(0)
