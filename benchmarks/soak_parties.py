@@ -48,8 +48,8 @@ def joined(task: dict[str, Any]) -> tuple[Link, Secret]:
         [task["peer"]],
         greeting=greeting_of(me),
         accept=lambda offer: None,
-        verify=lambda name, message, signature: verify_signature(
-            roster[name].signing_key, message, signature
+        verify=lambda name, message, signature: (
+            name in roster and verify_signature(roster[name].signing_key, message, signature)
         ),
     )
     link.start()

@@ -26,6 +26,7 @@ from splitfed.transport.frames import (
     Goodbye,
     Header,
     Hello,
+    NoteBody,
     OfferBody,
     Pull,
     Reset,
@@ -37,7 +38,8 @@ from splitfed.transport.frames import (
     decode_body,
     decode_header,
 )
-from splitfed.transport.receiving import OfferCheck, Replies, Verify
+from splitfed.transport.offers import OfferCheck, Verify, Wanted
+from splitfed.transport.receiving import Replies
 from splitfed.transport.states import TABLE, Action, Role, State
 from splitfed.transport.wire import Buffer, Message
 
@@ -67,6 +69,7 @@ class Conversation(Exchange):
         accept: OfferCheck,
         verify: Verify,
         settings: Settings,
+        wanted: Wanted = lambda offer: False,
         nonce: Callable[[], bytes] = lambda: os.urandom(16),
         links: Callable[[], dict[str, str]] = dict,
     ) -> None:
@@ -78,6 +81,7 @@ class Conversation(Exchange):
             accept=accept,
             verify=verify,
             settings=settings,
+            wanted=wanted,
             nonce=nonce,
             links=links,
         )
@@ -160,6 +164,8 @@ class Conversation(Exchange):
                 self._delivered(header.transfer, root, counter_signature)
             case Action.VOTE, Vote(body, signature):
                 self._voted(header.round, body, signature)
+            case Action.NOTE, NoteBody() as note:
+                self._noted(header.round, note)
             case Action.STATUS, StatusBody(status):
                 self._heard(status, now)
             case _, Goodbye(acknowledges=True):
@@ -173,6 +179,19 @@ class Conversation(Exchange):
                 self.documents(channel, goodbye)
             case _:  # the table and the handlers name the same pairs; a test holds them to it
                 raise Defect(f"no handler for {action.name} of a {header.type.name}")
+
+    def look_again(self, now: float) -> None:
+        """What the app wants of others' payloads may have changed."""
+        if (channel := self.current) is None:
+            return
+        replies, violation = Replies(), None
+        try:
+            self.receiving.look_again(now, replies)
+        except ProtocolViolation as error:
+            violation = error
+        self._reply(channel, replies)
+        if violation is not None:
+            self._violated(channel, violation)
 
     def _left(self, channel: Channel, goodbye: Goodbye) -> None:
         if channel is self.current and goodbye.reason not in LEAVING:
@@ -259,7 +278,9 @@ class Conversation(Exchange):
         told = self._told
         if told is None:
             return float("-inf")
-        changed = (told.phase, told.round) != (self.status.phase, self.status.round)
+        said = self.status
+        changed = (told.phase, told.round) != (said.phase, said.round)
+        changed |= said.awaits not in ((), told.awaits)
         return self._told_at + (STATUS_GAP if changed else self.settings.status_interval)
 
     def _stall_due(self) -> float:

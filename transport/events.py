@@ -8,7 +8,7 @@ module imports neither torch nor zmq.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -17,20 +17,33 @@ from splitfed.entries import Count, Digest, Entry, Name, Number, Receipted, Sign
 from splitfed.errors import SplitfedError
 from splitfed.types import Manifest
 
-PROTOCOL_VERSIONS = (2, 2)
+PROTOCOL_VERSIONS = (3, 3)
 """The oldest and the newest version of the protocol that this code speaks."""
 
 FolderId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Line = Annotated[str, Meta(max_length=256)]
 Document = Annotated[str, Meta(max_length=256 * 1024)]
 Purpose = Literal["run", "check"]
-Outcome = Literal["", "agreed", "void", "alone"]
-OfferKey = tuple[int, str, bytes, bytes]
+Outcome = Literal["", "agreed", "void", "alone", "missed"]
 Vote = tuple[Annotated[bytes, Meta(max_length=64 * 1024)], Signature]
 """Body and signature of a vote."""
+NoteKind = Literal["vote", "view", "evidence"]
+Signed = Annotated[bytes, Meta(min_length=1, max_length=64 * 1024)]
+"""What a vote's or a note's signature covers; the link does not look inside."""
+
+STATE = "state"
+"""The kind of an offer of the agreed shared tensors, for a party that comes back: what everybody
+voted for, nothing of the sender's own. It stands in no ledger, so :attr:`Offer.number` is 1,
+:attr:`Offer.head` 32 zero bytes and :attr:`Offer.entry_signature` the offer's own signature."""
+STATE_NUMBER, STATE_HEAD = 1, bytes(32)
 
 _OFFER_DOMAIN = b"splitfed offer v1\0"
 _VOTE_DOMAIN = b"splitfed vote v1\0"
+_NOTE_DOMAINS = {
+    "vote": _VOTE_DOMAIN,
+    "view": b"splitfed view v1\0",
+    "evidence": b"splitfed evidence v1\0",
+}
 
 
 def offer_message(*, run: bytes, round: int, party: str, kind: str, root: bytes) -> bytes:
@@ -42,6 +55,23 @@ def vote_message(body: bytes) -> bytes:
     """The bytes that a VOTE's Ed25519 signature covers: a domain of its own before the
     body, so that no vote can pass for an offer."""
     return _VOTE_DOMAIN + body
+
+
+def note_message(kind: NoteKind, body: bytes) -> bytes:
+    """The bytes that a NOTE's Ed25519 signature covers: a domain of its own for each kind. That
+    of ``"vote"`` is :func:`vote_message`, so a vote that is passed on keeps its signature."""
+    return _NOTE_DOMAINS[kind] + body
+
+
+class OfferKey(NamedTuple):
+    """What tells an offer from every other. Two rounds may well bring equal payloads, so the
+    root alone does not."""
+
+    round: int
+    kind: str
+    root: bytes
+    head: bytes
+    party: str
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -64,9 +94,8 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     @property
     def key(self) -> OfferKey:
-        """What tells this offer from every other of the same party. Two rounds may well
-        bring equal payloads, so the root alone does not."""
-        return self.round, self.kind, self.manifest.root, self.head
+        """What tells this offer from every other."""
+        return OfferKey(self.round, self.kind, self.manifest.root, self.head, self.party)
 
     @property
     def entry(self) -> Entry:
@@ -133,13 +162,18 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 class Status(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a party is doing: public figures only. ``links`` (peer: state) is told to
-    nobody but a ``check`` under the party's own key."""
+    nobody but a ``check`` under the party's own key. ``awaits``: for whose word it waits."""
 
     phase: Annotated[str, Meta(max_length=32, pattern="^[a-z -]*$")]
     round: Count
     step: Count
     steps: Count
     links: Annotated[dict[Name, Line], Meta(max_length=256)] | None = None
+    awaits: Annotated[tuple[Name, ...], Meta(max_length=256)] = ()
+
+    def progressed(self, before: Status | None) -> bool:
+        """Whether it tells of progress since ``before``; to wait for others is none."""
+        return before is None or msgspec.structs.replace(self, awaits=before.awaits) != before
 
 
 # --- what the link reports -------------------------------------------------------------
@@ -164,7 +198,8 @@ class LinkBroken:
 @dataclass(frozen=True, slots=True)
 class Arrived:
     """A payload is complete: both signatures, every chunk and the root are verified. Store
-    it durably, then call :meth:`Link.stored`. The link keeps no reference to ``payload``."""
+    it durably, then call :meth:`Link.stored` (not for a :data:`STATE`). ``peer`` sent it;
+    ``offer.party`` made it. The link keeps no reference to ``payload``."""
 
     peer: str
     offer: Offer
@@ -173,7 +208,8 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class OfferRefused:
-    """A correctly signed offer that the ``accept`` check refused: nothing was pulled."""
+    """A correctly signed offer that the ``accept`` check refused: nothing was pulled. ``peer``
+    sent it; ``offer.party`` made it."""
 
     peer: str
     offer: Offer
@@ -182,8 +218,9 @@ class OfferRefused:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The peer holds this payload of ours durably: its counter-signature, which is verified,
-    covers the :meth:`~splitfed.entries.Entry.receipt_message` of the offer's entry."""
+    """The peer holds this payload durably, ours or one that we passed on (``offer.party``): its
+    counter-signature, which is verified, covers the
+    :meth:`~splitfed.entries.Entry.receipt_message` of the offer's entry."""
 
     peer: str
     offer: Offer
@@ -201,6 +238,19 @@ class Voted:
 
     peer: str
     round: int
+    body: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What ``origin`` signed and ``peer`` passed on; the signature is verified. The same note of
+    the same peer is reported once. ``round`` is the peer's claim: ``origin`` did not sign it."""
+
+    peer: str
+    round: int
+    origin: str
+    kind: NoteKind
     body: bytes
     signature: bytes
 
@@ -245,6 +295,7 @@ Event = (
     | OfferRefused
     | Delivered
     | Voted
+    | Noted
     | StatusChanged
     | Left
     | Noticed

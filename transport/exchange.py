@@ -18,18 +18,22 @@ from splitfed.transport.channel import Channel
 from splitfed.transport.events import (
     Delivered,
     Greeting,
+    Noted,
     Offer,
     Outgoing,
     PeerView,
     Status,
     StatusChanged,
     Voted,
+    note_message,
     vote_message,
 )
-from splitfed.transport.frames import Goodbye, OfferBody, Pull, Reason, StoredBody, Vote
+from splitfed.transport.frames import Goodbye, NoteBody, OfferBody, Pull, Reason, StoredBody, Vote
 from splitfed.transport.handshake import Handshake
-from splitfed.transport.receiving import OfferCheck, Receiving, Replies, Verify
-from splitfed.transport.sending import Sending
+from splitfed.transport.notes import Notes
+from splitfed.transport.offers import OfferCheck, Verify, Wanted
+from splitfed.transport.receiving import Receiving, Replies
+from splitfed.transport.sending import MOST_PASSED_ON, Sending
 
 WINDOW = 32 << 20
 STATUS_INTERVAL = 10.0
@@ -44,13 +48,15 @@ class Settings:
 
     ``window``: bytes asked for and not yet here, at most. ``status_interval``: seconds
     between two STATUS, also the patience for an answer to HELLO. ``stall``: seconds
-    without a new byte of an open transfer until the connection is made anew.
+    without a new byte of an open transfer until the connection is made anew. ``passed_on``:
+    offers of other parties that one side passes on to the other at once, at most.
     """
 
     window: int = WINDOW
     chunk_size: int = CHUNK_SIZE
     status_interval: float = STATUS_INTERVAL
     stall: float = STALL
+    passed_on: int = MOST_PASSED_ON
 
 
 class Exchange(Handshake):
@@ -59,6 +65,7 @@ class Exchange(Handshake):
     Attributes:
         sending: our payloads and votes, and what the peer asked for.
         receiving: the peer's payloads.
+        notes: what other parties signed, both ways.
         their_status: what the peer said last; ``since_change`` when it last differed.
         left: the peer said goodbye and has not come back.
     """
@@ -73,6 +80,7 @@ class Exchange(Handshake):
         accept: OfferCheck,
         verify: Verify,
         settings: Settings,
+        wanted: Wanted = lambda offer: False,
         nonce: Callable[[], bytes] = lambda: os.urandom(16),
         links: Callable[[], dict[str, str]] = dict,
     ) -> None:
@@ -86,14 +94,21 @@ class Exchange(Handshake):
             links=links,
         )
         self.settings = settings
-        self.sending = Sending(window=settings.window, chunk_size=settings.chunk_size)
+        self.sending = Sending(
+            window=settings.window,
+            chunk_size=settings.chunk_size,
+            most_passed_on=settings.passed_on,
+        )
         self.receiving = Receiving(
             peer,
             accept=accept,
             verify=verify,
             window=settings.window,
             chunk_size=settings.chunk_size,
+            wanted=wanted,
+            max_unwanted=settings.passed_on,
         )
+        self.notes = Notes()
         self.payload_sent = 0
         self.their_status: Status | None = None
         self.since_change: float | None = None
@@ -125,20 +140,32 @@ class Exchange(Handshake):
             del self._votes[next(iter(self._votes))]
         self.events.append(Voted(self.peer, round_, body, signature))
 
+    def _noted(self, round_: int, note: NoteBody) -> None:
+        message = note_message(note.kind, note.body)
+        if not self._verify(note.origin, message, note.signature):
+            raise ProtocolViolation(
+                f"a NOTE ({note.kind}) in the name of {note.origin[:32]!r} with a bad signature"
+            )
+        if self.notes.first(note):
+            event = Noted(self.peer, round_, note.origin, note.kind, note.body, note.signature)
+            self.events.append(event)
+
     def _delivered(self, transfer: int, root: bytes, counter_signature: bytes) -> None:
-        outgoing = self.sending.stored(transfer, root)
-        if outgoing is None:
+        offer = self.sending.stored(transfer, root)
+        if offer is None:
             return
-        message = outgoing.offer.entry.receipt_message(self.peer)
+        message = offer.entry.receipt_message(self.peer)
         if not self._verify(self.peer, message, counter_signature):
             raise ProtocolViolation(
-                f"a STORED for round {outgoing.offer.round} with a bad counter-signature"
+                f"a STORED for round {offer.round} with a bad counter-signature"
             )
-        self.events.append(Delivered(self.peer, outgoing.offer, counter_signature))
+        self.events.append(Delivered(self.peer, offer, counter_signature))
 
     def _heard(self, status: Status, now: float) -> None:
         if status != self.their_status:
-            self.their_status, self.since_change = status, now
+            if status.progressed(self.their_status):
+                self.since_change = now
+            self.their_status = status
             self.events.append(StatusChanged(self.peer, status))
 
     # --- sessions begin and end ---
@@ -152,6 +179,7 @@ class Exchange(Handshake):
             self.sending.forget_delivered()
         self.sending.open()
         self.receiving.open()
+        self.notes.open()
         self._told = None
         if theirs.open_vote is not None:
             if theirs.open_vote_signature is None:
@@ -160,10 +188,12 @@ class Exchange(Handshake):
                 self.peer, vote_message(theirs.open_vote), theirs.open_vote_signature
             ):
                 raise ProtocolViolation("a greeting with a vote of a bad signature")
-        for outgoing in self.sending.due(theirs.closed_round):
-            self._send_offer(channel, outgoing)
+        for offer in self.sending.due(theirs.closed_round):
+            self._send_offer(channel, offer)
         for round_, vote in self.sending.due_votes(theirs.closed_round):
             self.control.put(channel, vote, round=round_)
+        for round_, note in self.notes.due(theirs.closed_round):
+            self._send_note(channel, round_, note)
         if self._goodbye is not None:
             # Also one that was read: to the peer, a new session means that we are back.
             self._goodbye_read = False
@@ -175,18 +205,32 @@ class Exchange(Handshake):
         if self.error is not None:
             self.receiving.clear()
 
-    def _send_offer(self, channel: Channel, outgoing: Outgoing) -> None:
-        transfer = self.sending.number(outgoing)
-        offer = outgoing.offer
+    def _send_offer(self, channel: Channel, offer: Offer) -> None:
+        transfer = self.sending.number(offer)
         self.control.put(channel, OfferBody(offer), round=offer.round, transfer=transfer)
+
+    def _send_note(self, channel: Channel, round_: int, note: NoteBody) -> None:
+        self.notes.told(note)
+        self.control.put(channel, note, round=round_)
 
     # --- what the app says ---
 
     def offer(self, outgoing: Outgoing) -> None:
         """Offer a payload now and in every later session, until :meth:`discard`."""
         self.sending.keep(outgoing)
-        if self.current is not None and not self.sending.offered(outgoing):
-            self._send_offer(self.current, outgoing)
+        if self.current is not None and not self.sending.offered(outgoing.offer):
+            self._send_offer(self.current, outgoing.offer)
+
+    def pass_on(self, offer: Offer, payload: bytes | None) -> None:
+        """Offer what another party signed, likewise."""
+        self.sending.pass_on(offer, payload)
+        if self.current is not None and not self.sending.offered(offer):
+            self._send_offer(self.current, offer)
+
+    def note(self, round_: int, note: NoteBody) -> None:
+        """Pass a note on now and in every later session, until :meth:`discard`."""
+        if self.notes.keep(round_, note) and self.current is not None:
+            self._send_note(self.current, round_, note)
 
     def vote(self, round_: int, body: bytes, signature: bytes) -> None:
         """Send a vote now and in every later session, until :meth:`discard`."""
@@ -206,6 +250,7 @@ class Exchange(Handshake):
         """Everybody closed ``round_``: drop what belongs to it or to earlier rounds."""
         self.sending.discard(round_)
         self.receiving.discard(round_)
+        self.notes.discard(round_)
 
     def goodbye(self, reason: Reason, closed: int, detail: str = "") -> None:
         """Say goodbye now and in every later session."""
@@ -235,8 +280,8 @@ class Exchange(Handshake):
         else:
             state = "greeting" if self.channels else "absent"
         waiting = [
-            f"{assembly.offer.kind} of round {assembly.offer.round}: {assembly.missing} of "
-            f"{len(assembly.offer.manifest.chunks)} chunks"
+            f"{self._named(assembly.offer)} of round {assembly.offer.round}: {assembly.missing} "
+            f"of {len(assembly.offer.manifest.chunks)} chunks"
             for assembly in self.receiving.incomplete
         ]
         return PeerView(
@@ -247,3 +292,6 @@ class Exchange(Handshake):
             awaiting=", ".join(waiting),
             moved=self.payload_sent + self.receiving.payload_bytes,
         )
+
+    def _named(self, offer: Offer) -> str:
+        return offer.kind if offer.party == self.peer else f"{offer.party}'s {offer.kind}"

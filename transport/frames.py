@@ -32,9 +32,17 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from splitfed.entries import Signature
+from splitfed.entries import Name, Signature
 from splitfed.errors import ProtocolViolation
-from splitfed.transport.events import Document, Greeting, Line, Offer, Status
+from splitfed.transport.events import (
+    Document,
+    Greeting,
+    Line,
+    NoteKind,
+    Offer,
+    Signed,
+    Status,
+)
 from splitfed.transport.wire import Buffer
 
 MAGIC = b"SFED"
@@ -58,6 +66,7 @@ class Type(enum.IntEnum):
     VOTE = 8
     STATUS = 9
     GOODBYE = 10
+    NOTE = 11
 
 
 _TYPES = {int(member): member for member in Type}
@@ -168,7 +177,8 @@ class OfferBody(
     tag=int(Type.OFFER),
     forbid_unknown_fields=True,
 ):
-    """A payload is ready under the header's transfer number."""
+    """A payload is ready under the header's transfer number: the sender's own, or (the offer
+    names another party) one that the sender passes on."""
 
     offer: Offer
 
@@ -208,7 +218,7 @@ class Vote(
 ):
     """A signed vote of the header's round; the link does not look inside."""
 
-    body: Annotated[bytes, Meta(min_length=1, max_length=64 * 1024)]
+    body: Signed
     signature: Signature
 
 
@@ -244,7 +254,24 @@ class Goodbye(
     roster: Document = ""
 
 
-Body = Hello | Welcome | Reset | OfferBody | Pull | StoredBody | Vote | StatusBody | Goodbye
+class NoteBody(
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    tag=int(Type.NOTE),
+    forbid_unknown_fields=True,
+):
+    """Something that ``origin`` signed, passed on for the header's round."""
+
+    origin: Name
+    kind: NoteKind
+    body: Signed
+    signature: Signature
+
+
+Body = (
+    Hello | Welcome | Reset | OfferBody | Pull | StoredBody | Vote | StatusBody | Goodbye | NoteBody
+)
 """Every control body."""
 
 _encoder = msgspec.msgpack.Encoder()
@@ -259,6 +286,7 @@ _TYPE_OF: dict[type, Type] = {
     Vote: Type.VOTE,
     StatusBody: Type.STATUS,
     Goodbye: Type.GOODBYE,
+    NoteBody: Type.NOTE,
 }
 
 

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from splitfed.errors import Defect, ResourceLimit
 from splitfed.tensors import CHUNK_SIZE
-from splitfed.transport.conversation import LEAVING, Conversation
-from splitfed.transport.events import Event, Greeting, Offer, Outgoing, PeerView, Status, Traffic
+from splitfed.transport.commands import Commands, readable
+from splitfed.transport.conversation import Conversation
+from splitfed.transport.events import Event, Greeting, PeerView, Traffic
 from splitfed.transport.exchange import STALL, STATUS_INTERVAL, WINDOW, Settings
-from splitfed.transport.frames import CONTROL_LIMIT, OfferBody, Reason, encode_body
 from splitfed.transport.mailbox import Mailbox
-from splitfed.transport.receiving import OfferCheck, Verify
+from splitfed.transport.offers import OfferCheck, Verify, Wanted
+from splitfed.transport.sending import MOST_PASSED_ON
 from splitfed.transport.wire import Down, Message, Sent, Trouble, Up, Wire, WireEvent
 
 BURST = 8
@@ -38,7 +36,7 @@ CLOSE_WITHIN = 2.0
 """Seconds that closing waits for goodbyes to be read: the wire drops what is unsent."""
 
 
-class Link:
+class Link(Commands):
     """One party's side of all its connections.
 
     Args:
@@ -46,8 +44,10 @@ class Link:
         me: own roster name.
         peers: roster names of the others. The own name among them asks the own run.
         greeting: what to say about ourselves until :meth:`greet`.
-        accept: is an offer to be pulled? See :data:`~.receiving.OfferCheck`.
-        verify: is a signature good? See :data:`~.receiving.Verify`.
+        accept: is an offer to be pulled? See :data:`~.offers.OfferCheck`.
+        verify: is a signature good? See :data:`~.offers.Verify`.
+        wanted: is another party's offer to be pulled from the peer that passes it on? See
+            :data:`~.offers.Wanted`.
         clock: monotonic seconds.
         window: bytes asked for and not yet here, at most, for each peer.
         status_interval: seconds between two STATUS.
@@ -68,6 +68,7 @@ class Link:
         greeting: Greeting,
         accept: OfferCheck,
         verify: Verify,
+        wanted: Wanted = lambda offer: False,
         clock: Callable[[], float] = time.monotonic,
         window: int = WINDOW,
         status_interval: float = STATUS_INTERVAL,
@@ -75,24 +76,29 @@ class Link:
         chunk_size: int = CHUNK_SIZE,
     ) -> None:
         settings = Settings(
-            window=window, chunk_size=chunk_size, status_interval=status_interval, stall=stall
+            window=window,
+            chunk_size=chunk_size,
+            status_interval=status_interval,
+            stall=stall,
+            # Of each party's, those of two rounds; twice that, since rounds end at different times.
+            passed_on=max(MOST_PASSED_ON, 4 * len(wire.keys)),
         )
-        self._wire = wire
-        self._clock = clock
-        self._peers = tuple(peers)
-        self._conversations = {
+        conversations = {
             peer: Conversation(
                 me=me,
                 peer=peer,
                 keys=wire.keys,
-                greeting=_sound(greeting),
+                greeting=readable(greeting),
                 accept=accept,
                 verify=verify,
+                wanted=wanted,
                 settings=settings,
                 links=self._links,
             )
             for peer in dict.fromkeys((*peers, me))
         }
+        super().__init__(me, peers, conversations, clock)
+        self._wire = wire
         self._mailbox = Mailbox()
         self._commands: deque[Callable[[], None]] = deque()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -153,71 +159,6 @@ class Link:
         """Whether :meth:`close` was called: no event will come any more."""
         return self._mailbox.closed
 
-    def greet(self, greeting: Greeting) -> None:
-        """Say this about ourselves in the next handshake of each peer."""
-        greeting = _sound(greeting)
-
-        def set_all() -> None:
-            for conversation in self._conversations.values():
-                conversation.greeting = greeting
-
-        self._post(set_all)
-
-    def offer(self, outgoing: Outgoing) -> None:
-        """Offer a payload to every peer, now and after every new connection, until
-        :meth:`discard` or an offer that is two rounds newer.
-
-        Raises:
-            Defect: the payload is not what its manifest describes, or the manifest is too
-                long for one frame.
-        """
-        manifest = outgoing.offer.manifest
-        if len(outgoing.payload) != manifest.total:
-            raise Defect(f"{len(outgoing.payload)} bytes under a manifest of {manifest.total}")
-        if len(encode_body(OfferBody(outgoing.offer))[1]) > CONTROL_LIMIT:
-            raise Defect(f"a manifest of {len(manifest.chunks)} chunks does not fit a frame")
-        self._each(lambda conversation: conversation.offer(outgoing))
-
-    def vote(self, round: int, body: bytes, signature: bytes) -> None:
-        """Send a vote to every peer, now and after every new connection, likewise.
-        ``signature`` covers :func:`~.events.vote_message` of ``body``."""
-        self._each(lambda conversation: conversation.vote(round, body, signature))
-
-    def stored(self, peer: str, offer: Offer, counter_signature: bytes) -> None:
-        """What ``offer`` of ``peer`` announced is stored durably; tell the peer, now and
-        whenever it offers that again. Also for what was stored in an earlier life: it is not
-        pulled again. ``counter_signature`` is our Ed25519 signature over the
-        :meth:`~splitfed.entries.Entry.receipt_message` of the offer's entry."""
-        self._post(lambda: self._conversations[peer].stored(offer, counter_signature))
-
-    def discard(self, round: int) -> None:
-        """Every peer closed ``round``: forget what belongs to it and to earlier rounds."""
-        self._each(lambda conversation: conversation.discard(round))
-
-    def status(self, phase: str, round: int = 0, step: int = 0, steps: int = 0) -> None:
-        """What we are doing. Cheap enough to call at every step of training.
-
-        Raises:
-            Defect: ``phase`` is not of lower-case letters, spaces and hyphens.
-        """
-        said = next(iter(self._conversations.values())).status
-        status = Status(phase, round, step, steps)
-        changed = (said.phase, said.round) != (phase, round)
-        if changed and not re.fullmatch("[a-z -]{1,32}", phase):
-            raise Defect(f"the phase {phase!r} cannot be sent")
-        for conversation in self._conversations.values():
-            conversation.status = status
-        if changed:
-            self._post(lambda: None)
-
-    def goodbye(self, reason: Reason, closed: int, detail: str = "") -> None:
-        """Say to every peer, now and after every new connection, that we leave:
-        ``"finished"``, ``"interrupted"``, ``"alone"`` or ``"failed"``; ``closed`` is the
-        last round we closed. The link goes on until :meth:`close`."""
-        if reason not in LEAVING:
-            raise Defect(f"{reason!r} is no reason to leave")
-        self._each(lambda conversation: conversation.goodbye(reason, closed, detail))
-
     def traffic(self) -> Traffic:
         """Counters since the link was made."""
         conversations = list(self._conversations.values())
@@ -240,19 +181,7 @@ class Link:
     def _links(self) -> dict[str, str]:
         return {peer: view.state for peer, view in self.peers_status().items()}
 
-    def _each(self, command: Callable[[Conversation], None]) -> None:
-        def run() -> None:
-            for peer in self._peers:
-                command(self._conversations[peer])
-
-        self._post(run)
-
     def _post(self, command: Callable[[], None]) -> None:
-        """Have the link's thread run ``command``.
-
-        Raises:
-            Defect: that thread stopped by an error of ours.
-        """
         self._mailbox.check()
         self._commands.append(command)
         self._wake()
@@ -367,15 +296,3 @@ class Link:
             self._mailbox.put(events)
             if self._mailbox.backlog(peer) > MAX_BACKLOG:
                 conversation.fail(ResourceLimit(f"{peer} sent more than {MAX_BACKLOG} events"))
-
-
-def _sound(greeting: Greeting) -> Greeting:
-    """The greeting, if a peer could read it.
-
-    Raises:
-        Defect: a field no peer would accept.
-    """
-    try:
-        return msgspec.msgpack.decode(msgspec.msgpack.encode(greeting), type=Greeting)
-    except msgspec.MsgspecError as error:
-        raise Defect(f"a greeting that no peer could read: {error}") from error

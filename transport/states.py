@@ -40,7 +40,8 @@ class Action(enum.Enum):
     DATA = "verify and write a chunk"
     STORED = "the peer holds a payload durably"
     VOTE = "verify and hand up"
-    STATUS = "note"
+    NOTE = "verify the signature of whom it names, and hand up"
+    STATUS = "remember"
     GOODBYE = "the peer leaves, or has read that we do"
     REFUSED = "the peer refuses our HELLO"
     DOCUMENTS = "the peer's side of a difference"
@@ -53,6 +54,7 @@ _IN_SESSION = (
     Type.DATA,
     Type.STORED,
     Type.VOTE,
+    Type.NOTE,
     Type.STATUS,
 )
 _ALL_STALE = dict.fromkeys(_IN_SESSION, Action.STALE)

@@ -83,6 +83,8 @@ def look(folder: Path) -> dict[str, Any]:
                 "closed_round": closed.round if closed else 0,
                 "confirmed": view.confirmed,
                 "last_round": history[-1] if history else None,
+                "members": list(view.views[-1].members) if view.views else None,
+                "quarantined": view.quarantined,
             }
     except NoRunFolder as error:
         if pid is not None:
@@ -125,6 +127,10 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "", printable(cure)
     last = found["last_round"]
     yield "closed", whole_round(last) if last else "no round yet"
+    if members := found.get("members"):
+        yield "voting", printable(", ".join(members))
+    for peer, reason in (found.get("quarantined") or {}).items():
+        yield "shut out", printable(f"{peer}: {reason}")
     if (epsilon := found.get("epsilon")) is not None:
         yield "privacy", f"epsilon {up(epsilon)} for all that has left{_budget(found)}"
 

@@ -37,6 +37,8 @@ def whole_round(row: Mapping[str, Any]) -> str:
     fused = row.get("kind", "update") != "update"
     what = "fusion after round" if fused else "round"
     parts = [f"{what} {row['round']}: {row['outcome']}"]
+    if row["outcome"] == "missed":  # nothing was trained, sent or spent
+        return f"{parts[0]}, the others went on without this party; taken over"
     if row["train_loss"] is not None:
         parts.append(f"loss {row['train_loss']:.4f}")
     if row["validation_accuracy"] is not None:

@@ -81,7 +81,8 @@ secret_key = {secret_key}
 
 [link]
 {bind}# Seconds to wait for an absent party; 0 waits for ever. After that the run ends with exit
-# code 3, or goes on without the other with on_absent = "finish-alone" (exit code 5).
+# code 3, or goes on without the other with on_absent = "finish-alone" (exit code 5). Of three
+# and more the others first go on without one that is absent, if more than half are left.
 patience = 0
 on_absent = "wait"
 

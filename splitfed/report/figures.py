@@ -18,8 +18,8 @@ ABREAST = 4
 
 
 def learning_curves(reports: Mapping[str, Report]) -> str:
-    """Training loss and validation accuracy of every round; void rounds and rounds trained
-    alone are marked. "" where no round has a figure."""
+    """Training loss and validation accuracy of every round; void rounds, rounds trained alone
+    and missed ones are marked. "" where no round has a figure."""
     rows = [row for report in reports.values() for row in report.history]
     losses = any(row.train_loss is not None for row in rows)
     accuracies = any(row.validation_accuracy is not None for row in rows)
@@ -240,14 +240,30 @@ def _line(
             color=colour,
             **form,
         )
+    # A missed round has no figure: its mark stands at the bottom.
+    missed = [row.round for row, value in points if row.outcome == "missed" and value is None]
+    axes.plot(
+        missed,
+        [0.03] * len(missed),
+        transform=axes.get_xaxis_transform(),
+        linestyle="none",
+        zorder=3,
+        color=colour,
+        **_FORMS["missed"],
+    )
 
 
 _FORMS: dict[str, dict[str, Any]] = {
     "agreed": {"marker": "o", "markeredgewidth": 1.2, "markeredgecolor": PAGE},
     "void": {"marker": "X", "markersize": 8, "markeredgewidth": 1.2, "markeredgecolor": PAGE},
     "alone": {"marker": "o", "markeredgewidth": 1.6, "markerfacecolor": PAGE},
+    "missed": {"marker": "s", "markersize": 5, "markeredgewidth": 1.4, "markerfacecolor": PAGE},
 }
-_TOLD = {"void": "void round", "alone": "trained alone, no exchange"}
+_TOLD = {
+    "void": "void round",
+    "alone": "trained alone, no exchange",
+    "missed": "missed, the others went on",
+}
 
 
 def _legend(axes: Axes, rows: Sequence[HistoryRow]) -> None:

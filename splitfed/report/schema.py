@@ -63,10 +63,10 @@ class VerdictPart(Part, frozen=True, kw_only=True):
 
 
 class HistoryRow(Part, frozen=True, kw_only=True):
-    """One closed round."""
+    """One closed round; "missed": the others closed it, and this party took over the outcome."""
 
     round: int
-    outcome: Literal["agreed", "void", "alone"]
+    outcome: Literal["agreed", "void", "alone", "missed"]
     train_loss: float | None
     validation_accuracy: float | None
     train_s: float | None
@@ -147,14 +147,32 @@ class Alarm(Part, frozen=True, kw_only=True):
     evidence: dict[str, Any]
 
 
+class ViewPart(Part, frozen=True, kw_only=True):
+    """From which round on ``members`` voted, and who of the parties was left out then."""
+
+    view: int
+    round: int
+    members: list[str]
+    left_out: list[str]
+
+
+class QuarantinePart(Part, frozen=True, kw_only=True):
+    """A peer that broke the rules and takes no part in the run any more, and why."""
+
+    peer: str
+    reason: str
+
+
 class FaultsPart(Part, frozen=True, kw_only=True):
-    """What went wrong on the way."""
+    """What went wrong on the way. ``views``: each change of who votes, in order."""
 
     reconnects: int
     resumes: int
     void_rounds: int
     rejected: list[Rejection]
     alarms: list[Alarm] = msgspec.field(default_factory=list)
+    views: list[ViewPart] = msgspec.field(default_factory=list)
+    quarantined: list[QuarantinePart] = msgspec.field(default_factory=list)
 
 
 class Report(Part, frozen=True, kw_only=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from splitfed.report.schema import Alarm, Report
-from splitfed.report.words import count, number, percent, points, subject
+from splitfed.report.schema import Alarm, Report, ViewPart
+from splitfed.report.words import count, listed, number, percent, points, spans, subject
 
 
 class Verdict(NamedTuple):
@@ -142,7 +142,34 @@ def faults(report: Report) -> list[str]:
             f"{_rounds(found.void_rounds)} void: an update was refused, and everybody kept the "
             "shared layers of the round before."
         )
+    told += filter(None, (_missed(report), _voters(found.views)))
     return told
+
+
+def _missed(report: Report) -> str:
+    """Which rounds the others closed without this party."""
+    rounds = [row.round for row in report.history if row.outcome == "missed"]
+    if not rounds:
+        return ""
+    which = f"{len(rounds)} rounds, from round {rounds[0]} on (rounds {spans(rounds)})"
+    if len(rounds) == 1:
+        which = f"1 round, round {rounds[0]}"
+    return (
+        f"This party missed {which}: while it was away the others went on, and it took over the "
+        "shared layers that they had agreed on."
+    )
+
+
+def _voters(views: list[ViewPart]) -> str:
+    """How often it changed who votes, and who does now."""
+    if not views:
+        return ""
+    last = views[-1]
+    now = "all parties" if not last.left_out else f"{listed(last.members)}, and not "
+    return (
+        f"Who takes part changed {_times(len(views))}; since round {last.round} it is "
+        f"{now}{listed(last.left_out)}."
+    )
 
 
 def evidence(alarm: Alarm) -> str:

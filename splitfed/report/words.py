@@ -153,6 +153,17 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def spans(numbers: Sequence[int]) -> str:
+    """Numbers in rising order as ranges: [4, 5, 6, 9] -> '4 to 6 and 9'."""
+    found: list[list[int]] = []
+    for value in numbers:
+        if found and value == found[-1][-1] + 1:
+            found[-1][1:] = [value]
+        else:
+            found.append([value])
+    return listed([" to ".join(map(str, ends)) for ends in found])
+
+
 def count(value: int | None) -> str:
     """1234567 -> '1,234,567'."""
     return NONE if value is None else f"{value:,}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from splitfed.errors import Defect, ProtocolViolation
 from splitfed.rounds.gates import Admission
 from splitfed.rounds.terms import Terms
+from splitfed.rounds.views import Demand, View
 from splitfed.rounds.vote import Vote, make_vote
 from splitfed.tensors import Tensors
 
@@ -18,12 +20,26 @@ class Book:
     Attributes:
         round: its number, from 1.
         inputs: the verdict on each update received so far, own included.
-        votes: each party's vote received so far, own included.
+        ballots: by view, each party's vote received so far, own included.
+        view: whose votes close it; None: all parties'.
+        demand: which updates count; None: all parties'.
     """
 
     round: int
     inputs: dict[str, Admission] = field(default_factory=dict)
-    votes: dict[str, Vote] = field(default_factory=dict)
+    ballots: dict[int, dict[str, Vote]] = field(default_factory=dict)
+    view: View | None = None
+    demand: Demand | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of the view."""
+        return 0 if self.view is None else self.view.number
+
+    @property
+    def votes(self) -> dict[str, Vote]:
+        """The votes in the present view, by party."""
+        return self.ballots.get(self.number, {})
 
     def add_input(self, admission: Admission) -> None:
         """Note one verdict.
@@ -43,30 +59,53 @@ class Book:
         """Note one vote.
 
         Raises:
-            ProtocolViolation: the party has voted differently in this round.
+            ProtocolViolation: the party has voted differently in this round and view.
         """
-        earlier = self.votes.get(vote.party)
+        ballots = self.ballots.setdefault(vote.view, {})
+        earlier = ballots.get(vote.party)
         if earlier is not None and earlier != vote:
             raise ProtocolViolation(f"{vote.party} cast two different votes for round {self.round}")
-        self.votes[vote.party] = vote
+        ballots[vote.party] = vote
 
     def missing_inputs(self, terms: Terms) -> list[str]:
         """Parties whose update is still awaited, by name."""
-        return [party for party in terms.parties if party not in self.inputs]
+        parties = terms.parties if self.demand is None else self.demand.parties
+        return [party for party in parties if not self._holds(party)]
+
+    def _holds(self, party: str) -> bool:
+        held = self.inputs.get(party)
+        wanted = None if self.demand is None else self.demand.roots.get(party)
+        return held is not None and wanted in (None, held.root)
 
     def missing_votes(self, terms: Terms) -> list[str]:
         """Parties whose vote is still awaited, by name."""
-        return [party for party in terms.parties if party not in self.votes]
+        members = terms.parties if self.view is None else self.view.members
+        return [party for party in members if party not in self.votes]
 
     def admitted(self) -> dict[str, Tensors]:
         """The updates that enter the aggregate."""
-        return {p: a.tensors for p, a in self.inputs.items() if a.tensors is not None}
+        return {p: a.tensors for p, a in self.counted().items() if a.tensors is not None}
 
     def excluded(self) -> dict[str, str]:
         """Why the others do not."""
-        return {p: a.reason for p, a in self.inputs.items() if a.reason is not None}
+        return {p: a.reason for p, a in self.counted().items() if a.reason is not None}
 
-    def own_vote(self, *, terms: Terms, run: bytes, party: str, aggregate: bytes) -> Vote:
+    def counted(self) -> dict[str, Admission]:
+        """The verdicts on the updates that are voted on."""
+        if self.demand is None:
+            return self.inputs
+        return {party: self.inputs[party] for party in self.demand.parties if party in self.inputs}
+
+    def own_vote(
+        self,
+        *,
+        terms: Terms,
+        run: bytes,
+        party: str,
+        aggregate: bytes,
+        shared: bytes = b"",
+        voids: int = 0,
+    ) -> Vote:
         """What this party votes, now that every input is in.
 
         Raises:
@@ -75,13 +114,18 @@ class Book:
         """
         if self.missing_inputs(terms):
             raise Defect(f"vote on round {self.round} without {self.missing_inputs(terms)}")
+        counted = self.counted()
         vote = make_vote(
             run=run,
             round=self.round,
             party=party,
-            inputs={p: a.root for p, a in self.inputs.items()},
+            inputs={p: a.root for p, a in counted.items()},
             excluded=self.excluded(),
             aggregate=aggregate,
+            view=self.number,
+            offers={p: a.signature for p, a in counted.items()},
+            shared=shared,
+            voids=voids,
         )
         earlier = self.votes.get(party)
         if earlier is not None and not earlier.says_the_same_as(vote):
@@ -93,8 +137,22 @@ class Book:
         return vote
 
     def contradiction(self, own: Vote) -> tuple[str, str] | None:
-        """The first peer (by name) whose vote differs from ``own``, with the difference."""
-        for party in sorted(self.votes):
-            if not self.votes[party].says_the_same_as(own):
-                return party, own.difference(self.votes[party])
+        """The first peer (by name) whose vote in the same view differs from ``own``, with the
+        difference."""
+        ballots = self.ballots.get(own.view, {})
+        for party in sorted(ballots):
+            if not ballots[party].says_the_same_as(own):
+                return party, own.difference(ballots[party])
+        return None
+
+    def closing(self, views: Iterable[View], party: str) -> Vote | None:
+        """My vote in the highest of ``views`` that closes the round: all its members' votes are
+        here and say the same. None: none does."""
+        for view in sorted(views, key=lambda view: view.number, reverse=True):
+            ballots = self.ballots.get(view.number, {})
+            own = ballots.get(party)
+            if own is not None and all(
+                name in ballots and ballots[name].says_the_same_as(own) for name in view.members
+            ):
+                return own
         return None

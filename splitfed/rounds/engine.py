@@ -16,23 +16,22 @@ from typing import Any, Literal
 
 from splitfed.errors import Defect, OwnUpdatesExcluded
 from splitfed.progress import Progress
+from splitfed.rounds.agreeing import Agreeing
 from splitfed.rounds.ending import EXCLUDED_CURE, Ending, after_voids
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Release, Signer, check_finite, release
 from splitfed.rounds.learner import Learner, Trained
 from splitfed.rounds.mail import Mail
-from splitfed.rounds.outcome import outcome_of
 from splitfed.rounds.place import Place
 from splitfed.rounds.recovery import greeting_now, released_earlier, standing_of, voted_earlier
 from splitfed.rounds.spending import Spending, Unaccounted
 from splitfed.rounds.telling import NAMES, Telling
 from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.timing import RoundClock
-from splitfed.rounds.vote import Vote, encode_vote
-from splitfed.rounds.waiting import CONFIRM_WITHIN, GoAlone, Waiting
+from splitfed.rounds.waiting import CONFIRM_WITHIN, CaughtUp, GoAlone, Waiting
 from splitfed.store import RunFolder
 from splitfed.tensors import Tensors, digest
-from splitfed.transport.events import Greeting, Outcome, vote_message
+from splitfed.transport.events import Greeting, Outcome
 from splitfed.transport.link import Link
 
 
@@ -82,6 +81,7 @@ class Engine:
     _mail: Mail = field(init=False)
     _times: RoundClock = field(init=False)
     _waiting: Waiting = field(init=False)
+    _agreeing: Agreeing = field(init=False)
 
     def __post_init__(self) -> None:
         self._place = Place(terms=self.terms, g=dict(self.initial))
@@ -155,6 +155,19 @@ class Engine:
             clock=self.clock,
             telling=self.telling,
         )
+        self._agreeing = Agreeing(
+            terms=self.terms,
+            party=self.party,
+            signer=self.signer,
+            folder=self.folder,
+            link=self.link,
+            mail=self._mail,
+            waiting=self._waiting,
+            place=self._place,
+            times=self._times,
+            telling=self.telling,
+            rejected=self.rejected,
+        )
         self._greet()
         self._open()
         self.link.start()
@@ -168,7 +181,10 @@ class Engine:
         )
         self._times.restart()
         while kind := self._place.next:
-            self._round(self.closed + 1, kind)
+            try:
+                self._round(self.closed + 1, kind)
+            except CaughtUp:
+                self._catch_up()
         return self._done(confirmed=self._part())
 
     def _done(self, *, confirmed: bool) -> Ending:
@@ -236,31 +252,49 @@ class Engine:
         self._times.begin(self.link.traffic())
         if self._mail.book.round != round:
             self._open()
-        self.spending.allow(self._run(), round, kind)
+        self.spending.allow(self._mail.named, round, kind)
         result = self._train(round, kind)
         if result.leave:
             raise GoAlone(result.leave)
-        self._waiting.until_here(lambda: self._mail.receipts.owed(round), "receipt")
-        own = self._release(round, kind)
+        membership, receipts = self._mail.membership, self._mail.receipts
+        self._waiting.until_here(lambda: receipts.owed(round, membership.peers), "receipt")
+        self._waiting.until_here(membership.entry, "signature")
         self.telling.phase("exchanging" if kind == UPDATE else f"exchanging {NAMES[kind]}", round)
-        self.link.offer(own.outgoing)
+        if membership.counts() or self._earlier(round, kind) is not None:
+            own = self._release(round, kind)
+            self.link.offer(own.outgoing)
+            self._mail.note_own(own.outgoing)
         self._times.offered()
-        self._mail.note_own(own.outgoing)
-        self._waiting.until_here(lambda: self._mail.book.missing_inputs(self.terms), NAMES[kind])
-        self._times.waited_until(self._mail.busy_until.values())
-        outcome, g, vote = self._settle(round, kind)
-        self._waiting.until_here(lambda: self._mail.book.missing_votes(self.terms), "vote")
-        self._check_votes(vote)
+        outcome, g, vote = self._agreeing.agree(round, kind)
         self._place.g = g
         admitted = self._mail.book.admitted() if outcome == "agreed" else {}
         self._place.take(kind, admitted, self.learner)
         self._close(round, kind, outcome, vote.aggregate, result)
-        self.link.discard(round - 1)
-        self.folder.prune()
-        self._greet()
+        self._turn_over(round)
         if over := self._over(outcome):
             how, why = over
             raise OwnUpdatesExcluded(why, EXCLUDED_CURE) if how == "excluded" else GoAlone(why)
+
+    def _turn_over(self, round: int) -> None:
+        """After ``round`` is closed: what belongs to earlier ones is needed by nobody."""
+        self.link.discard(round - 1)
+        self.folder.prune()
+        self._greet()
+        self._mail.membership.closed(round, self._place.g)
+
+    def _catch_up(self) -> None:
+        """Take over what the others closed while this party was left out."""
+        found = self._mail.membership.returning
+        vote, shared = found.vote, found.shared
+        if vote is None or shared is None:
+            raise Defect("nothing to catch up with")
+        first = self.closed + 1
+        self._place.miss(vote, shared, self.folder, self.learner)
+        self.folder.log("caught-up", first=first, last=vote.round, voids=vote.voids)
+        self.telling.say(
+            f"the others closed {vote.round - first + 1} exchanges meanwhile: taken over"
+        )
+        self._turn_over(vote.round)
 
     def _train(self, round: int, kind: str) -> Trained:
         """Train or prepare, or take what was made and stored before a restart."""
@@ -294,7 +328,7 @@ class Engine:
             self.learner.shared() if kind == UPDATE else self.learner.outgoing(),
             terms=self.terms,
             base=self._place.g,
-            run=self._run(),
+            run=self._mail.named,
             round=round,
             party=self.party,
             signer=self.signer,
@@ -321,37 +355,6 @@ class Engine:
             round=round,
             kind=kind,
         )
-
-    def _settle(self, round: int, kind: str) -> tuple[Outcome, Tensors, Vote]:
-        """Aggregate what was admitted and vote on it, durably before it is sent."""
-        book = self._mail.book
-        number = self._mail.number
-        admitted, excluded = book.admitted(), book.excluded()
-        updates = self._place.compare(kind, admitted, self.party)
-        self.telling.judged(number, NAMES[kind], admitted, excluded, updates)
-        for party, reason in sorted(excluded.items()):
-            self.rejected.append({"round": number, "peer": party, "reason": reason})
-        outcome, g, aggregate = outcome_of(book, kind, self.terms, self._place.g)
-        vote = book.own_vote(
-            terms=self.terms, run=self._run(), party=self.party, aggregate=aggregate
-        )
-        body = encode_vote(vote)
-        signature = self.signer.sign(vote_message(body))
-        self.folder.save_vote(
-            round=round, view=vote.view, party=self.party, body=body, signature=signature
-        )
-        book.add_vote(vote)
-        self.folder.log("voted", round=round, outcome=outcome, aggregate=aggregate)
-        self.link.vote(round, body, signature)
-        return outcome, g, vote
-
-    def _check_votes(self, own: Vote) -> None:
-        different = self._mail.book.contradiction(own)
-        if different is not None:
-            peer, difference = different
-            self._waiting.reject(
-                self._mail.number, peer, f"its vote contradicts the stored inputs: {difference}"
-            )
 
     def _close(self, round: int, kind: str, outcome: Outcome, g: bytes, result: Trained) -> None:
         self._times.mark("exchange")
@@ -390,10 +393,3 @@ class Engine:
         if outcome != "void" or voids < self.terms.max_void_rounds or not self._place.next:
             return None
         return after_voids(voids, self._mail.book.excluded(), self.party)
-
-    # --- small things ------------------------------------------------------------------
-
-    def _run(self) -> bytes:
-        if self._mail.run is None:
-            raise Defect("a round was started before the run has a name")
-        return self._mail.run

@@ -16,27 +16,34 @@ import torch
 
 from splitfed.entries import entry_message
 from splitfed.errors import Defect, UserError
+from splitfed.rounds.checks import (
+    floating,
+    kind_fault,
+    norm_fault,
+    offer_fault,
+    update_norm,
+    value_fault,
+)
 from splitfed.rounds.spending import Spending
 from splitfed.rounds.terms import UPDATE, Terms
-from splitfed.rounds.vote import shown
 from splitfed.store import LedgerEntry, ReleaseRow, release_id
 from splitfed.tensors import (
-    CHUNK_SIZE,
     Tensors,
     all_finite,
     describe,
-    distance,
     manifest_of,
-    manifest_root,
     pack,
     unpack,
 )
-from splitfed.transport.events import Offer, Outgoing, offer_message
+from splitfed.transport.events import (
+    STATE,
+    STATE_HEAD,
+    STATE_NUMBER,
+    Offer,
+    Outgoing,
+    offer_message,
+)
 from splitfed.types import Manifest, TensorSpec
-
-_MAX_INTEGER = 1 << 52
-ROW_SUM_ERROR = 1e-3
-"""A row of class probabilities, rounded to float32, may miss one by this much at most."""
 
 
 class Signer(Protocol):
@@ -78,20 +85,6 @@ class Release:
     scaled: float | None
 
 
-def _floating(tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-
-
-def update_norm(update: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]) -> float:
-    """‖update − base‖ over the floating-point tensors, float64, the same on all machines.
-
-    Integer tensors (BatchNorm's batch counter) have a range check instead: a counter's
-    step is not a length in weight space.
-    """
-    floats = _floating(update)
-    return distance(floats, {name: base[name] for name in floats})
-
-
 def shorten(
     update: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor], bound: float
 ) -> tuple[Tensors, float | None]:
@@ -110,7 +103,7 @@ def shorten(
     for exponent in range(40, 4, -1):
         factor_now = factor * (1.0 - 2.0**-exponent)
         moved = dict(update)
-        for name, tensor in _floating(update).items():
+        for name, tensor in floating(update).items():
             start = base[name].to(torch.float64)
             moved[name] = (start + (tensor.to(torch.float64) - start) * factor_now).to(tensor.dtype)
         if update_norm(moved, base) <= bound:
@@ -154,7 +147,7 @@ def release(
     moved, scaled = dict(tensors), None
     if kind == UPDATE:
         moved, scaled = shorten(tensors, base, terms.max_update_norm)
-    elif (fault := _kind_fault(kind, moved)) is not None:
+    elif (fault := kind_fault(kind, moved)) is not None:
         raise Defect(f"release refused: {fault}; nothing was sent")
     payload = pack(moved)
     manifest = manifest_of(payload, specs)
@@ -237,6 +230,31 @@ def outgoing(
     return Outgoing(offer=offer, payload=payload)
 
 
+def state_offer(
+    g: Mapping[str, torch.Tensor], *, terms: Terms, run: bytes, round: int, party: str,
+    signer: Signer,
+) -> Outgoing:  # fmt: skip
+    """The agreed shared tensors after ``round``, for a party that comes back. It is nobody's
+    release: everybody has them, and so it stands in no ledger."""
+    payload = pack(g)
+    manifest = manifest_of(payload, terms.shared)
+    signature = signer.sign(
+        offer_message(run=run, round=round, party=party, kind=STATE, root=manifest.root)
+    )
+    offer = Offer(
+        kind=STATE,
+        run=run,
+        round=round,
+        party=party,
+        manifest=manifest,
+        signature=signature,
+        number=STATE_NUMBER,
+        head=STATE_HEAD,
+        entry_signature=signature,
+    )
+    return Outgoing(offer=offer, payload=payload)
+
+
 def _only_what_is_named(
     tensors: Mapping[str, torch.Tensor], shared: tuple[TensorSpec, ...]
 ) -> None:
@@ -258,58 +276,14 @@ class Admission:
         root: its digest, 32 bytes.
         tensors: its values, or None when it is excluded.
         reason: why it is excluded, or None.
+        signature: the party's, under its offer.
     """
 
     party: str
     root: bytes
     tensors: Tensors | None
     reason: str | None
-
-
-def offer_fault(offer: Offer, *, terms: Terms, run: bytes | None, kind: str = UPDATE) -> str | None:
-    """Why what is announced cannot be admitted whatever its values are, or None.
-
-    Looks at the manifest alone, so it is asked before a single byte is pulled. ``run`` is
-    None as long as not every peer has been met; :func:`admit` asks again. ``kind`` is what
-    this exchange is about.
-    """
-    manifest = offer.manifest
-    if offer.kind != kind:
-        return f"kind '{shown(offer.kind)}' instead of '{kind}'"
-    if run is not None and offer.run != run:
-        return "another run"
-    if offer.party not in terms.parties:
-        return f"party '{shown(offer.party)}' is not in the agreement"
-    if offer.round < 1:
-        return f"round {offer.round}, the first is 1"
-    specs = terms.specs(kind, offer.party)
-    fault = _manifest_fault(manifest.tensors, specs)
-    if fault is not None:
-        return fault
-    if manifest.chunk_size != CHUNK_SIZE or manifest.total != sum(spec.nbytes for spec in specs):
-        return f"{manifest.total} bytes in chunks of {manifest.chunk_size}"
-    if len(manifest.chunks) != -(-manifest.total // CHUNK_SIZE):
-        return f"{len(manifest.chunks)} chunk digests for {manifest.total} bytes"
-    expected = manifest_root(manifest.tensors, manifest.total, manifest.chunk_size, manifest.chunks)
-    return None if manifest.root == expected else "a root that does not match its manifest"
-
-
-def _manifest_fault(tensors: tuple[TensorSpec, ...], shared: tuple[TensorSpec, ...]) -> str | None:
-    if tensors == shared:
-        return None
-    theirs = {spec.name: spec for spec in tensors}
-    for spec in shared:
-        found = theirs.pop(spec.name, None)
-        if found is None:
-            return f"tensor {spec.name} is missing"
-        if found != spec:
-            return (
-                f"tensor {spec.name} is {shown(found.dtype)} {shown(str(list(found.shape)))}, "
-                f"agreed is {spec.dtype} {list(spec.shape)}"
-            )
-    if theirs:
-        return f"tensor {shown(min(theirs))} is not in the contract"
-    return "tensors out of order or named twice"
+    signature: bytes = b""
 
 
 def admit(
@@ -336,52 +310,26 @@ def admit(
     if reason is None and offer.round != round:
         reason = f"round {offer.round} instead of {round}"
     if reason is not None:
-        return Admission(party=offer.party, root=offer.manifest.root, tensors=None, reason=reason)
+        return refused(offer, reason)
     tensors = unpack(payload, terms.specs(kind, offer.party), copy=False)
-    reason = _value_fault(tensors) or _kind_fault(kind, tensors)
+    reason = value_fault(tensors) or kind_fault(kind, tensors)
     if reason is None and kind == UPDATE:
-        reason = _norm_fault(tensors, base, terms.max_update_norm)
+        reason = norm_fault(tensors, base, terms.max_update_norm)
     return Admission(
         party=offer.party,
         root=offer.manifest.root,
         tensors=tensors if reason is None else None,
         reason=reason,
+        signature=offer.signature,
     )
 
 
-def _value_fault(tensors: Tensors) -> str | None:
-    broken = all_finite(tensors)
-    if broken is not None:
-        return f"tensor {broken} is not finite"
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        if tensor.dtype == torch.int64 and tensor.numel():
-            low, high = int(tensor.min()), int(tensor.max())
-            if low < -_MAX_INTEGER or high > _MAX_INTEGER:
-                return f"tensor {name} holds integers beyond ±2^52"
-    return None
-
-
-def _norm_fault(tensors: Tensors, base: Mapping[str, torch.Tensor], bound: float) -> str | None:
-    length = update_norm(tensors, base)
-    if not length <= bound:
-        return f"norm of the update {length:.6g} is above max_update_norm {bound:.6g}"
-    return None
-
-
-def _kind_fault(kind: str, tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Outputs must be probabilities: between 0 and 1, and each row's sum one."""
-    if kind != "outputs":
-        return None
-    for name in sorted(tensors):
-        values = tensors[name].to(torch.float64)
-        outside = (values < 0) | (values > 1)
-        if bool(outside.any()):
-            row = int(outside.any(dim=1).nonzero()[0])
-            return f"tensor {name}, row {row}: a value outside 0 to 1 is no probability"
-        sums = values.sum(dim=1)
-        off = (sums - 1).abs() > ROW_SUM_ERROR
-        if bool(off.any()):
-            row = int(off.nonzero()[0])
-            return f"tensor {name}, row {row}: the probabilities add up to {float(sums[row]):.6g}"
-    return None
+def refused(offer: Offer, reason: str) -> Admission:
+    """The verdict on what is excluded for its manifest alone."""
+    return Admission(
+        party=offer.party,
+        root=offer.manifest.root,
+        tensors=None,
+        reason=reason,
+        signature=offer.signature,
+    )

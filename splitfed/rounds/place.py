@@ -12,8 +12,34 @@ from splitfed.rounds.rebuilding import ended_again
 from splitfed.rounds.recovery import check_checkpoint, packed, sorted_out, under
 from splitfed.rounds.schedule import following, plan, trained
 from splitfed.rounds.terms import UPDATE, Terms
+from splitfed.rounds.vote import Vote
 from splitfed.store import Checkpoint, RunFolder
 from splitfed.tensors import Tensors
+
+
+def missed_row(number: int, kind: str, voids: int) -> dict[str, Any]:
+    """The history row of an exchange that the others closed without this party.
+
+    Args:
+        number: the round of training that it is, or that it comes after.
+        voids: void rounds in all by the time it caught up.
+    """
+    return {
+        "round": number,
+        "kind": kind,
+        "outcome": "missed",
+        "reason": "",
+        "train_loss": None,
+        "baseline_s": 0.0,
+        "judgement": None,
+        "validation_accuracy": None,
+        "epsilon": None,
+        "rejected": [],
+        "updates": {},
+        "voids": voids,
+        **dict.fromkeys(("train_s", "exchange_s", "wait_s", "evaluate_s"), 0.0),
+        **dict.fromkeys(("bytes_sent", "bytes_received"), 0),
+    }
 
 
 @dataclass(kw_only=True)
@@ -71,6 +97,18 @@ class Place:
         self.trained, self.trained_for, self.updates = None, "", {}
         self.voids += outcome == "void"
 
+    def miss(self, vote: Vote, g: Tensors, folder: RunFolder, learner: Learner) -> None:
+        """Take over, durably, what others closed up to ``vote``, which left ``g``."""
+        self.g = g
+        learner.merge(g)
+        self.trained, self.trained_for, self.updates = None, "", {}
+        self.voids = vote.voids
+        rows = []
+        for kind in self.plan[self.closed : vote.round]:
+            self.kinds.append(kind)
+            rows.append((self.closed, vote.shared, missed_row(self.rounds, kind, vote.voids)))
+        folder.close_missed(rows, self.checkpoint(learner, vote.round, "closed"))
+
     def compare(self, kind: str, admitted: Mapping[str, Tensors], party: str) -> dict[str, Any]:
         """Note how the updates of the open round lie to each other; ``g`` is still the old one."""
         self.updates = compared(admitted, self.g, party) if kind == UPDATE else {}
@@ -94,7 +132,8 @@ class Place:
         """
         rows = folder.history()
         self.kinds = [row.get("kind", UPDATE) for row in rows]
-        self.voids = sum(row["outcome"] == "void" for row in rows)
+        for row in rows:
+            self.voids = row.get("voids", self.voids + (row["outcome"] == "void"))
         checkpoint = folder.checkpoint()
         if checkpoint is not None:
             done = checkpoint.meta["phase"] == "trained"

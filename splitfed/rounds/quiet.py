@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 ASLEEP = 30.0
 """Seconds that the time between two looks counts at most. There is a look every second: in a
@@ -30,3 +30,7 @@ class Quiet:
         if known is None or known[0] != news:
             self._news[peer] = known = (news, self._awake)
         return self._awake - known[1]
+
+    def only(self, peers: Collection[str]) -> None:
+        """Nothing is awaited of others: when it is again, their time begins anew."""
+        self._news = {peer: known for peer, known in self._news.items() if peer in peers}

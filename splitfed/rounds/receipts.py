@@ -6,7 +6,7 @@ and names the newest one whenever it meets that peer: see :mod:`splitfed.rounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -27,6 +27,7 @@ class Receipts:
         self._party = party
         self._folder = folder
         self._signer = signer
+        self._dynamic = len(terms.parties) > 2
 
     # --- entries of peers --------------------------------------------------------------
 
@@ -34,6 +35,9 @@ class Receipts:
         """Make sure that the offer's entry is the next one of its party's ledger, or one that
         is kept already. Every release goes to every peer, so none is ever left out; what was
         refused unseen is kept too.
+
+        Among three or more, entries may be missing here: those of rounds that were closed without
+        one of the two.
 
         Raises:
             ProtocolViolation: it goes back, jumps, or contradicts one that the party signed.
@@ -50,7 +54,7 @@ class Receipts:
             return
         last = self._folder.last_witnessed(entry.party)
         due = 1 if last is None else last.entry.number + 1
-        if entry.number != due:
+        if entry.number < due or (entry.number > due and not self._dynamic):
             raise ProtocolViolation(
                 f"shows entry {entry.number} of its ledger for round {entry.round} where entry "
                 f"{due} is the next"
@@ -92,17 +96,20 @@ class Receipts:
         release = release_id(offer.run, self._party, offer.round, offer.kind)
         self._folder.ledger.acknowledge(release, event.peer, event.counter_signature)
 
-    def owed(self, round: int) -> list[str]:
-        """Peers whose receipt of my last entry before ``round`` is not here yet. Whoever voted
-        to exclude that release may have refused it unseen and owes none."""
+    def owed(self, round: int, members: Collection[str]) -> list[str]:
+        """Peers of ``members`` whose receipt of my last entry before ``round`` is not here yet.
+        Whoever voted to exclude that release may have refused it unseen and owes none."""
         last = self._folder.ledger.last()
         if last is None or last.row.round >= round:
             return []
         vote = self._folder.own_vote(last.row.round)
         if vote is not None and self._party in dict(decode_vote(vote.body).excluded):
             return []
-        peers = (name for name in self._terms.parties if name != self._party)
-        return [peer for peer in peers if peer not in last.acknowledged]
+        parties = set(self._terms.parties)
+        if self._dynamic:  # whoever was left out of that round never had to take it
+            voted = {row.party for row in self._folder.votes(last.row.round)}
+            parties = voted & set(members) if vote is not None else set()
+        return sorted(parties - {self._party} - set(last.acknowledged))
 
 
 def receipted(folder: RunFolder, signer: Signer) -> dict[str, Receipted]:

@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from splitfed.errors import FolderError, LedgerTampered
-from splitfed.rounds.gates import Admission, Release, Signer, admit, released_before
+from splitfed.rounds.gates import Admission, Release, Signer, admit, refused, released_before
 from splitfed.rounds.receipts import receipted
 from splitfed.rounds.terms import Terms
 from splitfed.signatures import by_revoked
@@ -124,11 +124,11 @@ def recalled(
     still holds it and offers it again."""
     for row in folder.inputs(round):
         payload = folder.inbox.get(row.root)
+        offer = msgspec.msgpack.decode(row.offer, type=Offer)
         if payload is not None:
-            offer = msgspec.msgpack.decode(row.offer, type=Offer)
             yield admit(offer, payload, terms=terms, base=base, run=run, round=round, kind=kind)
         elif row.reason:
-            yield Admission(party=row.party, root=row.root, tensors=None, reason=row.reason)
+            yield refused(offer, row.reason)
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:

@@ -90,7 +90,7 @@ class Telling:
         }
         self._peers = Acquaintance(link, folder, number=number, routes=routes, clock=clock)
         self.heard = self._peers.heard
-        self._phase, self._round = "starting", 0
+        self._phase, self._round, self._exchange = "starting", 0, 0
         self._steps: tuple[int, int] | None = None
         self._moved = clock()
         self._wait: _Wait | None = None
@@ -103,6 +103,7 @@ class Telling:
 
     def phase(self, phase: str, exchange: int) -> None:
         """This party now does ``phase`` in ``exchange``; what it waited for is over."""
+        self._exchange = exchange
         self._link.status(phase, exchange, 0, 0)
         self.doing(phase, self._number(exchange))
 
@@ -138,7 +139,10 @@ class Telling:
         if wait is None or wait.what != what:
             wall = datetime.now(UTC).isoformat(timespec="seconds")
             self._wait = wait = _Wait(what, list(of), now, wall, silent)
+            self._awaits(of)
             self.refresh()
+        elif wait.of != list(of):
+            self._awaits(of)
         wait.of, wait.silent = list(of), silent
         seconds = now - wait.since
         if seconds >= NEWS:
@@ -154,12 +158,19 @@ class Telling:
     def waited(self) -> None:
         """All that was awaited is there."""
         wait, self._wait = self._wait, None
+        if wait is not None:
+            self._awaits(())
         if wait is not None and wait.told:
             seconds = round(self._clock() - wait.since, 3)
             fields = {"for": wait.what, "of": wait.of, "seconds": seconds}
             self._folder.log("waiting-ends", **fields)
             self._progress.on_phase(self._in_words())
         self.tick()
+
+    def _awaits(self, of: Sequence[str]) -> None:
+        """Tell peers for whose word this party waits: it is not to blame for the wait."""
+        if not self._link.closed:
+            self._link.status(self._phase, self._exchange, 0, 0, awaits=tuple(of))
 
     def tick(self) -> None:
         """Say on the screen what the link's thread heard; refresh status.json when due."""

@@ -10,6 +10,7 @@ import blake3
 
 from splitfed.aggregation import Parameters
 from splitfed.signatures import PartyKeys, verified_by
+from splitfed.transport.events import STATE
 from splitfed.types import TensorSpec
 
 _RUN_DOMAIN = b"splitfed run v1\0"
@@ -86,7 +87,9 @@ class Terms:
 
     def signed_now(self, party: str, message: bytes, signature: bytes) -> bool:
         """Whether the party's present key signed what it sends: a key that was retired or
-        revoked speaks for nobody any more."""
+        revoked speaks for nobody any more, and nobody else has a key."""
+        if party not in self.signing_keys:
+            return False
         return verified_by(self.keys_of(party), message, signature, past=False)
 
     @property
@@ -102,8 +105,8 @@ class Terms:
         return None if self.fusion is None else self.fusion.kind
 
     def specs(self, kind: str, party: str) -> tuple[TensorSpec, ...]:
-        """The tensors that ``party`` releases in an exchange of this kind, and no others."""
-        if kind == UPDATE or self.fusion is None:
+        """The tensors that ``party`` sends in an exchange of this kind, and no others."""
+        if kind in (UPDATE, STATE) or self.fusion is None:
             return self.shared
         return self.fusion.tensors[party]
 

@@ -1,6 +1,6 @@
 """The signed statement of what a party makes of a round.
 
-A round is closed for a party when it holds an equal vote of every participant. Votes are
+A round is closed for a party when it holds an equal vote of every member of one view. Votes are
 compared without their reasons: two parties may word a refusal differently, they may not
 differ on what was refused or on what came out.
 """
@@ -29,12 +29,17 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
     Attributes:
         run: the federation run, 32 bytes.
-        view: number of the member list that votes; 0 while membership is static.
+        view: number of the member list that votes; 0: all parties. See
+            :mod:`splitfed.rounds.views`.
         round: the round voted on.
         party: who votes.
         inputs: (party, digest of its update), by name, excluded ones included.
         excluded: (party, reason) of each update that is not in the aggregate.
-        aggregate: digest of g after this round, 32 bytes.
+        aggregate: digest of what came of it, 32 bytes: of g where updates were exchanged.
+        offers: (party, its signature under the offer of that update), by name. So every vote
+            says again what its voter was shown: two signed offers of one party show who lied.
+        shared: digest of g after this round, 32 bytes.
+        voids: void rounds so far, this one included.
     """
 
     run: bytes
@@ -44,13 +49,19 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     inputs: tuple[tuple[str, bytes], ...]
     excluded: tuple[tuple[str, str], ...]
     aggregate: bytes
+    offers: tuple[tuple[str, bytes], ...] = ()
+    shared: bytes = b""
+    voids: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
 
     def says_the_same_as(self, other: Vote) -> bool:
         """Whether both votes name the same inputs, exclusions and outcome."""
-        return (
-            (self.run, self.view, self.round, self.inputs, self.aggregate)
-            == (other.run, other.view, other.round, other.inputs, other.aggregate)
-        ) and [party for party, _ in self.excluded] == [party for party, _ in other.excluded]
+        return self._said == other._said
+
+    @property
+    def _said(self) -> tuple[object, ...]:
+        excluded = tuple(party for party, _ in self.excluded)
+        where = self.run, self.view, self.round
+        return *where, self.inputs, excluded, self.aggregate, self.shared, self.voids
 
     def difference(self, other: Vote) -> str:
         """In words, the first field on which two votes disagree."""
@@ -61,8 +72,10 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
                     return f"different updates of {shown(party)}"
         if [p for p, _ in self.excluded] != [p for p, _ in other.excluded]:
             return "different exclusions"
-        if self.aggregate != other.aggregate:
+        if (self.aggregate, self.shared) != (other.aggregate, other.shared):
             return "equal inputs, different aggregate"
+        if self.voids != other.voids:
+            return "another number of void rounds"
         return "different run, view or round"
 
 
@@ -75,6 +88,9 @@ def make_vote(
     excluded: Mapping[str, str],
     aggregate: bytes,
     view: int = 0,
+    offers: Mapping[str, bytes] | None = None,
+    shared: bytes = b"",
+    voids: int = 0,
 ) -> Vote:
     """A vote with its lists in the order of names."""
     return Vote(
@@ -85,6 +101,9 @@ def make_vote(
         inputs=tuple(sorted(inputs.items())),
         excluded=tuple(sorted(excluded.items())),
         aggregate=aggregate,
+        offers=tuple(sorted((offers or {}).items())),
+        shared=shared,
+        voids=voids,
     )
 
 

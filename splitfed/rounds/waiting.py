@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from splitfed.errors import LinkDown, PeerError, PeerUnreachable
 from splitfed.progress import lasting
-from splitfed.rounds.mail import Mail, Violation
+from splitfed.rounds.mail import Mail
 from splitfed.rounds.quiet import Quiet
 from splitfed.rounds.telling import Telling
+from splitfed.rounds.violations import Violation
 from splitfed.rounds.vote import shown
 from splitfed.store import RunFolder
 from splitfed.transport.events import Event
@@ -22,6 +23,10 @@ CONFIRM_WITHIN = 60.0
 
 class GoAlone(Exception):
     """Inside this package only: the federation is over for us, the model is not."""
+
+
+class CaughtUp(Exception):
+    """Inside this package only: what the others closed without us is here."""
 
 
 @dataclass(kw_only=True)
@@ -43,6 +48,9 @@ class Waiting:
     on_absent: Literal["wait", "finish-alone"]
     clock: Callable[[], float]
     telling: Telling
+    _slow: dict[str, object] = field(init=False, default_factory=dict)
+    _suspects: set[str] = field(init=False, default_factory=set)
+    _blamed: set[str] = field(init=False, default_factory=set)
 
     def until_here(self, missing: Callable[[], list[str]], what: str) -> None:
         """Take mail until ``missing()`` is empty; ``what`` is awaited of those peers.
@@ -54,29 +62,76 @@ class Waiting:
         """
         quiet = Quiet(self.clock)
         silent: dict[str, float] = {}
+        self._reconsider({}, what)
         for peer in missing():
             quiet.of(peer, self._progress(peer))
         while waiting := missing():
             self.take(waiting, what, silent)
-            if not self.patience:
-                continue
             quiet.look()
             before, silent = silent, {}
-            for peer in missing():
+            awaited = missing()
+            quiet.only(awaited)
+            for peer in awaited:
                 silent[peer] = quiet.of(peer, self._progress(peer))
-                if silent[peer] > self.patience:
-                    self._absent(peer, what, silent[peer])
-                if before.get(peer, 0.0) <= self.patience / 2 < silent[peer]:
+            self._reconsider(silent, what)
+            for peer in silent if self.patience else ():
+                if before.get(peer, 0.0) <= self.patience / 2 < silent[peer] <= self.patience:
                     self._warn(peer, silent[peer])
         self.telling.waited()
+
+    def _reconsider(self, silent: Mapping[str, float], what: str) -> None:
+        """Who is absent, and can the others go on without?"""
+        late = {p: s for p, s in silent.items() if self.patience and s > self.patience}
+        membership = self.mail.membership
+        if not membership.dynamic or self.mail.run is None:
+            for peer in late:
+                self._absent(peer, what, late[peer])
+            return
+        if membership.returning.shared is not None and what != "greeting":
+            raise CaughtUp
+        for peer in [p for p, seen in self._slow.items() if self._progress(p) != seen]:
+            del self._slow[peer]  # it is back
+        self._slow.update({p: self._progress(p) for p in late.keys() - self._slow.keys()})
+        suspects = self._slow.keys() - self._excused(silent)
+        for peer in sorted(suspects - self._suspects):
+            silence = late.get(peer, self.patience)
+            self.folder.log("suspected", peer=peer, silent_s=round(silence, 3), **{"for": what})
+            self.telling.say(
+                f"{peer} showed no progress for {lasting(silence)} while its {what} is awaited: "
+                "going on without it if the others agree"
+            )
+        self._suspects = suspects
+        if membership.consider(suspects):
+            return
+        for peer, reason in sorted(membership.gone.items()):
+            raise GoAlone(f"{peer}: {reason}")
+        for peer in sorted(suspects):
+            self._absent(peer, what, late.get(peer, self.patience))
+
+    def _excused(self, awaited: Collection[str]) -> set[str]:
+        """Those of the slow that are connected and wait themselves for a third party that is gone
+        or is ``awaited`` here too. Where they only wait for each other, the last by name is not:
+        everybody then drops the same one."""
+        views = self.link.peers_status()
+        third = {*awaited, *self._slow, *self.mail.membership.gone}
+        blocked: dict[str, set[str]] = {}
+        for peer in self._slow:
+            view = views[peer]
+            awaits = set() if view.status is None else set(view.status.awaits)
+            if view.state == "connected" and third & (awaits - {peer}):
+                blocked[peer] = third & (awaits - {peer})
+        excused = set(blocked)
+        circle = excused == self._slow.keys() and set().union(*blocked.values()) <= excused
+        return excused - {max(excused)} if excused and circle else excused
 
     def confirmed(self, last: int, within: float) -> bool:
         """Serve peers until each has said goodbye after closing ``last``; False if the
         last one was silent for ``within`` seconds, or misbehaves now that all is closed."""
 
         def unfinished() -> list[str]:
-            left = self.mail.left
-            return [p for p in self.mail.peers if p not in left or left[p].closed < last]
+            left, membership = self.mail.left, self.mail.membership
+            peers = membership.peers if membership.dynamic else self.mail.peers
+            return [p for p in peers if p not in left or left[p].closed < last]
 
         quiet = Quiet(self.clock)
         why = f"no sign of life for {within:g} s"
@@ -106,31 +161,43 @@ class Waiting:
             raise LinkDown(f"the link was closed while waiting for the {what} of {waiting}")
 
     def handle(self, event: Event) -> None:
-        """Take in ``event``; what breaks the rules ends the federation, never the process."""
+        """Take in ``event``; what breaks the rules ends the federation, never the process. Among
+        three or more it ends it with that peer, if enough others are left."""
         try:
             self.mail.handle(event)
         except Violation as fault:
-            self.reject(self.mail.number, fault.peer, fault.reason)
+            self.blame(fault.peer, fault.reason)
 
     def _progress(self, peer: str) -> object:
-        """What changes when ``peer`` gets on: its status, and bytes of updates both ways, since
-        what a peer pulls from us is its progress too. What moves between us and others is not."""
+        """What changes when ``peer`` gets on: its status, its statements, and bytes of updates both
+        ways, since what a peer pulls from us is its progress too. What moves between us and others
+        is not."""
         view = self.link.peers_status()[peer]
-        return view.since_change, view.moved
+        membership = self.mail.membership
+        said = membership.views.said(peer) if membership.dynamic else 0
+        return view.since_change, view.moved, said
 
     def _seen(self, peer: str) -> float | None:
         return self.link.peers_status()[peer].last_sign_of_life
 
-    def reject(self, round: int, peer: str, reason: str) -> NoReturn:
-        """Note what a peer did against the rules and leave the federation.
+    def blame(self, peer: str, reason: str) -> None:
+        """Note what a peer did against the rules. It takes no part in this run any more.
 
         Raises:
-            GoAlone: always.
+            GoAlone: too few others are left.
         """
-        reason = shown(reason, 400)
-        self.rejected.append({"round": round, "peer": peer, "reason": reason})
-        self.folder.log("violation", round=round, peer=peer, reason=reason)
-        raise GoAlone(f"{peer}: {reason}")
+        reason, membership = shown(reason, 400), self.mail.membership
+        if peer in self._blamed:
+            return
+        self._blamed.add(peer)
+        self.rejected.append({"round": self.mail.number, "peer": peer, "reason": reason})
+        self.folder.log("violation", round=self.mail.number, peer=peer, reason=reason)
+        if not membership.dynamic:
+            raise GoAlone(f"{peer}: {reason}")
+        membership.quarantine(peer, reason)
+        self.telling.say(f"{peer}: {reason}; going on without it if the others agree")
+        if self.mail.run is None or not membership.consider(self._suspects):
+            raise GoAlone(f"{peer}: {reason}")
 
     def _warn(self, peer: str, silent: float) -> None:
         """Half of the patience is used up: whoever watches may still ring the peer."""
@@ -138,6 +205,8 @@ class Waiting:
         fields = {"silent_s": round(silent, 3), "patience_s": self.patience}
         self.folder.log("patience", peer=peer, then=self.on_absent, **fields)
         ends = "finishes alone" if self.on_absent == "finish-alone" else "ends with exit code 3"
+        if self.mail.membership.dynamic:
+            ends = f"goes on without it if enough others agree, else {ends}"
         self.telling.say(
             f"{peer} showed no progress for {lasting(silent)}; in {lasting(left)} this run {ends}"
         )

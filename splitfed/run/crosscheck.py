@@ -126,19 +126,34 @@ def receipts_kept(owner: Facts, keeper: Facts) -> Iterator[str]:
 
 
 def rounds_agree(one: Facts, other: Facts) -> Iterator[str]:
-    """Faults between two folders: rounds closed on both sides have one outcome, and each side's
-    votes are the same in both."""
+    """Faults between two folders: rounds closed on both sides have one outcome, or left the same
+    shared tensors where one side missed them, and each side's votes are the same in both."""
     theirs = {closed.round: closed for closed in other.closed}
     for closed in one.closed:
         same = theirs.get(closed.round)
         if same is None or "alone" in (closed.outcome, same.outcome):
             continue
-        if (closed.outcome, closed.digest) != (same.outcome, same.digest):
+        if "missed" in (closed.outcome, same.outcome):
+            here, there = one.shared_after(closed), other.shared_after(same)
+            if here is not None and there is not None and here != there:
+                yield (
+                    f"round {closed.round}: it left the shared tensors {here.hex()[:16]} at "
+                    f"{one.party} ({closed.outcome}), {there.hex()[:16]} at {other.party} "
+                    f"({same.outcome})"
+                )
+        elif (closed.outcome, closed.digest) != (same.outcome, same.digest):
             yield (
                 f"round {closed.round}: closed as {closed.outcome} {closed.digest.hex()[:16]} by "
                 f"{one.party}, as {same.outcome} {same.digest.hex()[:16]} by {other.party}"
             )
-        for party in (one.party, other.party):
-            here, there = (facts.vote_row(party, closed.round) for facts in (one, other))
-            if here is not None and there is not None and here.body != there.body:
-                yield f"round {closed.round}: the folders hold different votes of {party}"
+        yield from _votes_agree(one, other, closed.round)
+
+
+def _votes_agree(one: Facts, other: Facts, round: int) -> Iterator[str]:
+    """In one view each of both parties has one vote, whichever folder keeps it."""
+    kept = {(row.party, row.view): row.body for row in other.votes if row.round == round}
+    for row in one.votes:
+        known = kept.get((row.party, row.view), row.body)
+        ours = row.party in (one.party, other.party)
+        if row.round == round and ours and known != row.body:
+            yield f"round {round}: the folders hold different votes of {row.party}"

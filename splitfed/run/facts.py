@@ -12,9 +12,19 @@ import msgspec
 
 from splitfed.config import FederationConfig
 from splitfed.errors import LedgerTampered, ProtocolViolation
+from splitfed.rounds.statements import decode_statement
 from splitfed.rounds.vote import Vote, decode_vote
 from splitfed.signatures import PartyKeys
-from splitfed.store import Closed, FolderView, InputRow, LedgerEntry, RunFolder, VoteRow, Witnessed
+from splitfed.store import (
+    Closed,
+    FolderView,
+    InputRow,
+    LedgerEntry,
+    RunFolder,
+    ViewRow,
+    VoteRow,
+    Witnessed,
+)
 from splitfed.transport.events import Offer
 
 
@@ -32,6 +42,9 @@ class Facts:
         rows: its ledger; None where it cannot be read.
         witnessed: entries of peers' ledgers; None where they cannot be read.
         closed, inputs, votes: of all its rounds.
+        views: those that were made while it was a member, beside view 0, which is all parties.
+        statements: those that it still keeps.
+        quarantined: peers that broke the rules, with the reason.
         faults: what could not be read, or the chain itself.
     """
 
@@ -46,20 +59,82 @@ class Facts:
     closed: tuple[Closed, ...]
     inputs: tuple[InputRow, ...]
     votes: tuple[VoteRow, ...]
+    views: tuple[ViewRow, ...] = field(default=())
+    statements: tuple[VoteRow, ...] = field(default=())
+    quarantined: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[str, ...] = field(default=())
 
-    def vote_of(self, party: str, round: int) -> Vote | None:
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """All of them, this one first."""
+        return self.party, *self.peers
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether there can be views beside that of all parties."""
+        return len(self.parties) > 2
+
+    def members(self, view: int) -> tuple[str, ...] | None:
+        """Who votes in a view, this party first; None where the folder does not say."""
+        if view == 0 or not self.dynamic:
+            return self.parties
+        noted = next((tuple(row.members) for row in self.views if row.view == view), None)
+        found = self._signed_by_all(view) if noted is None else noted
+        if found is None:
+            return None
+        return tuple(sorted(found, key=lambda name: (name != self.party, name)))
+
+    def _signed_by_all(self, view: int) -> tuple[str, ...] | None:
+        """The list of members that the kept statements make."""
+        signed = {row.party: row.body for row in self.statements if row.view == view}
+        try:
+            lists = {decode_statement(body).members for body in signed.values()}
+        except ProtocolViolation:
+            return None
+        return next(iter(lists)) if len(lists) == 1 and lists == {tuple(sorted(signed))} else None
+
+    def between(self, low: int, high: int) -> set[str]:
+        """Parties that are members of both views and of all known ones between."""
+        numbers = {low, high, *(row.view for row in self.views if low < row.view < high)}
+        return set.intersection(*(set(self.members(number) or ()) for number in numbers))
+
+    def vote_of(self, party: str, round: int, view: int | None = None) -> Vote | None:
         """What ``party`` voted in ``round``, as far as this folder knows and can read."""
-        row = self.vote_row(party, round)
+        row = self.vote_row(party, round, view)
         try:
             return None if row is None else decode_vote(row.body)
         except ProtocolViolation:
             return None
 
-    def vote_row(self, party: str, round: int) -> VoteRow | None:
-        """The same, as it was signed."""
-        found = [vote for vote in self.votes if (vote.party, vote.round) == (party, round)]
+    def vote_row(self, party: str, round: int, view: int | None = None) -> VoteRow | None:
+        """The same, as it was signed; without ``view`` that of the highest."""
+        found = [
+            vote
+            for vote in self.votes
+            if (vote.party, vote.round) == (party, round) and view in (None, vote.view)
+        ]
         return found[-1] if found else None
+
+    def closed_in(self, closed: Closed) -> int:
+        """Number of the highest view whose members' votes here all name what the round came to;
+        where there is none, of the highest that this party voted in."""
+        mine = [
+            row.view for row in self.votes if (row.round, row.party) == (closed.round, self.party)
+        ]
+        for number in reversed(mine):
+            found = [self.vote_of(p, closed.round, number) for p in self.members(number) or ()]
+            if found and all(vote and vote.aggregate == closed.digest for vote in found):
+                return number
+        return mine[-1] if mine else 0
+
+    def shared_after(self, closed: Closed) -> bytes | None:
+        """Digest of the shared tensors after a closed round; None where it is not known."""
+        if closed.outcome != "missed":
+            vote = self.vote_of(self.party, closed.round)
+            return vote.shared or None if vote is not None else None
+        after = next((other for other in self.closed if other.round == closed.round + 1), None)
+        within = after is not None and (after.outcome, after.digest) == ("missed", closed.digest)
+        return None if within else closed.digest  # of rounds missed together only the last is known
 
     def witnessed_of(self, party: str) -> dict[int, Witnessed]:
         """Entries of the ledger of ``party`` by number."""
@@ -102,6 +177,9 @@ def read_facts(path: Path, agreement: FederationConfig | None = None) -> Facts:
             closed=closed,
             inputs=tuple(row for round in rounds for row in view.inputs(round)),
             votes=tuple(row for round in rounds for row in view.votes(round)),
+            views=tuple(view.views),
+            statements=view.statements(),
+            quarantined=view.quarantined,
             faults=tuple(faults),
         )
 

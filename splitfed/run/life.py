@@ -22,7 +22,14 @@ from splitfed.report import write_report
 from splitfed.rounds import Ending, Engine, Entrance, Learner, Unaccounted
 from splitfed.run.agreed import Agreed, Settings, own_model
 from splitfed.run.learner import LocalLearner, PartyData
-from splitfed.run.results import build_report, evaluate, fusion_row, privacy_row, save_model
+from splitfed.run.results import (
+    build_report,
+    evaluate,
+    fusion_row,
+    privacy_row,
+    save_model,
+    standing_row,
+)
 from splitfed.run.spending import Account
 from splitfed.sharing import Split, split_model
 from splitfed.store import RunFolder
@@ -82,6 +89,7 @@ def make_link(
         others if peers is None else peers,
         greeting=greeting,
         accept=entrance.accept,
+        wanted=entrance.wanted,
         verify=agreed.terms.signed_now,
     )
 
@@ -183,6 +191,7 @@ def live(
             },
             started=started,
         )
+        report["faults"] |= standing_row(terms, folder)
         report["fusion"] = fusion_row(agreed, learner, ending, folder)
         report["kept"] = learner.personal()[0]
         save_model(folder, agreed, settings, learner, split, report)

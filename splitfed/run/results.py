@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from splitfed.evaluation import Predictions, paired_bootstrap, score
 from splitfed.privacy import sentence_of
-from splitfed.rounds import UPDATE, Ending
+from splitfed.rounds import UPDATE, Ending, Terms
+from splitfed.rounds.schedule import plan, trained
 from splitfed.run.agreed import Agreed, Settings
 from splitfed.run.fusing import OWN, Ensemble
 from splitfed.run.learner import LocalLearner
 from splitfed.run.spending import Account, released_epsilon
 from splitfed.serve import calibrate, write_bundle
 from splitfed.sharing import Split, private_tensors, shared_tensors, split_model
-from splitfed.store import RunFolder
+from splitfed.store import FolderView, RunFolder
 from splitfed.tensors import Tensors, digest
 
 SCHEMA = 1
@@ -117,10 +118,38 @@ def build_report(
         "faults": {
             "reconnects": traffic.reconnects,
             "resumes": traffic.resumes,
-            "void_rounds": sum(row["outcome"] == "void" for row in rows),
+            "void_rounds": voids_in(rows),
             "rejected": rejected,
             "alarms": alarms,
         },
+    }
+
+
+def voids_in(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Void exchanges so far, those among the missed ones included: the others counted them."""
+    voids = 0
+    for row in rows:
+        voids = row.get("voids", voids + (row["outcome"] == "void"))
+    return voids
+
+
+def standing_row(terms: Terms, folder: FolderView) -> dict[str, Any]:
+    """What the report's ``faults`` say of who took part: the views, by the rounds of training
+    from which on they held, and who was shut out."""
+    kinds = plan([row.get("kind", UPDATE) for row in folder.history()], terms)
+    return {
+        "views": [
+            {
+                "view": row.view,
+                "round": trained(kinds[: row.round]),
+                "members": list(row.members),
+                "left_out": sorted(set(terms.parties) - set(row.members)),
+            }
+            for row in folder.views
+        ],
+        "quarantined": [
+            {"peer": peer, "reason": reason} for peer, reason in sorted(folder.quarantined.items())
+        ],
     }
 
 

@@ -16,8 +16,8 @@ from splitfed.privacy import epsilon
 from splitfed.run.facts import Facts, offer_in
 from splitfed.run.spending import spends_of
 from splitfed.signatures import PartyKeys, by_revoked, verified_by
-from splitfed.store import BUDGET, Budget, Debit, FolderView, LedgerEntry
-from splitfed.transport.events import vote_message
+from splitfed.store import BUDGET, Budget, Debit, FolderView, InputRow, LedgerEntry
+from splitfed.transport.events import note_message, vote_message
 
 EPSILON_ERROR = 1e-3
 """Two figures of one ε may differ by this share: the accountant adds up in another grouping."""
@@ -104,11 +104,27 @@ def _receipts(it: Checked) -> Iterator[str]:
         it.unacknowledged.append((entry, missing))
         vote = facts.vote_of(facts.party, entry.row.round)
         excluded = vote is not None and facts.party in dict(vote.excluded)
-        if entry is not (facts.rows or ())[-1] and not excluded:
+        owed = [peer for peer in missing if peer in _owing(facts, entry)]
+        if owed and entry is not (facts.rows or ())[-1] and not excluded:
             yield (
-                f"{entry}: no receipt of {', '.join(missing)}, and only the last row may be sent "
+                f"{entry}: no receipt of {', '.join(owed)}, and only the last row may be sent "
                 "and not acknowledged"
             )
+
+
+def _owing(facts: Facts, entry: LedgerEntry) -> set[str]:
+    """Peers whose receipt of ``entry`` had to be there before the next release: with views,
+    those that voted in its round and were members from then on until the next one's vote."""
+    if not facts.dynamic:
+        return set(facts.peers)
+    round = entry.row.round
+    after = [other.row.round for other in facts.rows or () if other.row.round > round]
+    mine = [facts.vote_row(facts.party, number) for number in (round, *after[:1])]
+    if len(mine) < 2 or mine[0] is None or mine[1] is None:
+        return set()  # a round that was missed: nobody had to take what was sent
+    voted = {row.party for row in facts.votes if row.round == round}
+    members = facts.between(mine[0].view, mine[1].view)
+    return (voted & members) - set(facts.quarantined)
 
 
 def _epsilon(facts: Facts) -> Iterator[str]:
@@ -138,7 +154,7 @@ def _witnessed(it: Checked) -> Iterator[str]:
         for number, kept in sorted(facts.witnessed_of(peer).items()):
             entry = kept.entry
             what = f"entry {number} (round {entry.round}, {entry.kind}) of the ledger of {peer}"
-            if number != expected:
+            if number - expected > _unseen(facts, peer, round, entry.round):
                 yield f"entry {expected} of the ledger of {peer} is missing before entry {number}"
             if entry.round <= round or entry.run != facts.run:
                 yield f"{what} is of an earlier round or of another run"
@@ -154,6 +170,33 @@ def _witnessed(it: Checked) -> Iterator[str]:
                     yield fault
     if facts.witnessed is not None:
         yield from _inputs(it)
+
+
+def _unseen(facts: Facts, peer: str, after: int, before: int) -> int:
+    """How many entries of a peer's ledger this party may lack between those of two rounds: with
+    views, one for each round between in which no input of that peer came from itself."""
+    if not facts.dynamic:
+        return 0
+    came = {row.round: row for row in facts.inputs if row.party == peer}
+    return sum(
+        not _counted(facts, peer, round) or (round in came and _passed_on(facts, came[round]))
+        for round in range(after + 1, before)
+    )
+
+
+def _counted(facts: Facts, peer: str, round: int) -> bool:
+    vote = facts.vote_of(facts.party, round)
+    return vote is not None and peer in dict(vote.inputs)
+
+
+def _passed_on(facts: Facts, row: InputRow) -> bool:
+    """Whether an input may have come from another than its maker, which was left out: then no
+    entry of its ledger came with it."""
+    votes = {v.view for v in facts.votes if (v.round, v.party) == (row.round, facts.party)}
+    made = [view.view for view in facts.views if view.round <= row.round]
+    within = {view.view for view in facts.views if view.round == row.round}
+    numbers = {max(made, default=0), *within, *votes}
+    return any(row.party not in (facts.members(number) or ()) for number in numbers)
 
 
 def _inputs(it: Checked) -> Iterator[str]:
@@ -175,12 +218,17 @@ def _inputs(it: Checked) -> Iterator[str]:
         if offer.run != facts.run:
             it.notes.append(f"{what}: signed for another run, refused; no entry of this one")
             continue
+        if kept is None and _passed_on(facts, row):
+            continue
         if kept is None or not kept.entry.same_as(offer.entry):
             yield f"{what}: entry {offer.number} of its ledger, which came with it, is not kept"
         elif kept.counter_signature is None and not row.reason:
             yield f"{what}: admitted, and never counter-signed"
     for party, round in sorted(entries):
         number = entries[party, round].entry.number
+        late = entries[party, round].counter_signature is None
+        if facts.dynamic and late and not _counted(facts, party, round):
+            continue  # made before its party was left out: kept, so that its ledger goes on
         yield f"entry {number} of the ledger of {party}: what came in round {round} is missing"
 
 
@@ -194,11 +242,18 @@ def _rounds(it: Checked) -> Iterator[str]:
         fault = _signed(it, vote.party, vote_message(vote.body), vote.signature, what)
         if fault:
             yield fault
+    for word in facts.statements:
+        what = f"the statement of {word.party} for view {word.view}"
+        fault = _signed(it, word.party, note_message("view", word.body), word.signature, what)
+        if fault:
+            yield fault
+    yield from _views(facts)
     for closed in facts.closed:
-        if closed.outcome == "alone":
-            continue
-        for party in (facts.party, *facts.peers):
-            vote_read = facts.vote_of(party, closed.round)
+        if closed.outcome in ("alone", "missed"):
+            continue  # nobody's votes are needed for what this party did alone or took over
+        view = facts.closed_in(closed)
+        for party in facts.members(view) or facts.parties:
+            vote_read = facts.vote_of(party, closed.round, view)
             what = f"round {closed.round}: the vote of {party}"
             if vote_read is None or (vote_read.run, vote_read.party) != (facts.run, party):
                 yield f"{what} is missing or of another run, although the round is closed"
@@ -211,10 +266,30 @@ def _rounds(it: Checked) -> Iterator[str]:
             if facts.rows is None:
                 continue
             mine, row = dict(vote_read.inputs).get(facts.party), released.get(closed.round)
+            if mine is None and facts.dynamic:
+                continue  # what this party released came too late to count
             if row is None:
                 yield f"{what} names an update of {facts.party} of which no row is in its ledger"
             elif row.row.root != mine:
                 yield f"{row}: {what} names another payload than this row"
+
+
+def _views(facts: Facts) -> Iterator[str]:
+    """The views that are noted hold enough parties, and this one."""
+    for row in facts.views:
+        members, what = set(row.members), f"view {row.view}"
+        if not facts.dynamic or facts.party not in members or members - set(facts.parties):
+            yield f"{what}: its members {', '.join(row.members)} are not those of this federation"
+        if len(members) < _minimum(facts):
+            yield f"{what}: {len(members)} members, and {_minimum(facts)} are agreed at least"
+
+
+def _minimum(facts: Facts) -> int:
+    """How many parties a view has at least: the agreement's figure, and more than half."""
+    agreed = facts.document.get("aggregation")
+    minimum = agreed.get("minimum_parties") if isinstance(agreed, dict) else None
+    half = len(facts.parties) // 2 + 1
+    return max(minimum, half) if isinstance(minimum, int) else half
 
 
 def _files(it: Checked) -> Iterator[str]:
@@ -223,7 +298,7 @@ def _files(it: Checked) -> Iterator[str]:
     received = {
         row.root: (row.round, f"what {row.party} sent in round {row.round}")
         for row in facts.inputs
-        if row.party != facts.party and _stored(facts, row.party, row.round)
+        if row.party != facts.party and _stored(facts, row)
     }
     released = {entry.row.root: (entry.row.round, str(entry)) for entry in facts.rows or ()}
     with FolderView.at(facts.path) as view:
@@ -255,12 +330,12 @@ def _last_closed(view: FolderView) -> int:
     return 0 if closed is None else closed.round
 
 
-def _stored(facts: Facts, party: str, round: int) -> bool:
-    return any(
-        w.counter_signature is not None
-        for w in facts.witnessed_of(party).values()
-        if w.entry.round == round
-    )
+def _stored(facts: Facts, row: InputRow) -> bool:
+    entries = facts.witnessed_of(row.party).values()
+    kept = [w for w in entries if w.entry.round == row.round]
+    if not kept and facts.dynamic:
+        return row.admitted and _passed_on(facts, row)
+    return any(w.counter_signature is not None for w in kept)
 
 
 def _debits(it: Checked, budget: Path | None) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The run folder: everything durable that one party does, and nothing but that.
 
-``DIR/<party>/`` holds ``ledger.sqlite`` (what left, what came in, votes, closed rounds),
+``DIR/<party>/`` holds ``ledger.sqlite`` (what left, what came in, votes, views, closed rounds),
 ``outbox/`` and ``inbox/`` (payloads by root), ``checkpoints/`` (the last two), ``log.jsonl``,
 ``status.json``, and the reports. Beside party.toml lies ``budget.sqlite``, what all runs
 together spent on a data set. Importing this package does not import torch.
@@ -21,6 +21,7 @@ from splitfed.store.rows import (
     InputRow,
     LedgerEntry,
     ReleaseRow,
+    ViewRow,
     VoteRow,
     Witnessed,
     release_id,
@@ -43,6 +44,7 @@ __all__ = [
     "LedgerEntry",
     "ReleaseRow",
     "RunFolder",
+    "ViewRow",
     "VoteRow",
     "Witnessed",
     "release_id",

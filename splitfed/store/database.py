@@ -62,6 +62,9 @@ _LEDGER_TABLES = (
     """CREATE TABLE votes (
         round INTEGER NOT NULL, view INTEGER NOT NULL, party TEXT NOT NULL, body BLOB NOT NULL,
         signature BLOB NOT NULL, PRIMARY KEY (round, view, party))""",
+    """CREATE TABLE statements (
+        view INTEGER NOT NULL, round INTEGER NOT NULL, party TEXT NOT NULL, body BLOB NOT NULL,
+        signature BLOB NOT NULL, PRIMARY KEY (view, party))""",
     """CREATE TABLE evidence (
         round INTEGER NOT NULL, party TEXT NOT NULL, body BLOB NOT NULL,
         signature BLOB NOT NULL, PRIMARY KEY (round, party, body))""",
@@ -73,7 +76,7 @@ _LEDGER_TABLES = (
         digest BLOB NOT NULL)""",
 )
 LEDGER = Schema(
-    version=2,
+    version=3,
     tables=_LEDGER_TABLES,
     cure="restore the run folder from a backup, or begin anew with another --out folder",
     wait=5.0,
@@ -257,7 +260,7 @@ class Database:
         if 0 < version < known:
             raise FolderError(
                 f"{self.path} was written by an older splitfed (format {version}, this one "
-                f"writes {known}, in which every entry is signed)",
+                f"writes {known})",
                 "read it or finish it with the splitfed that wrote it, or begin anew with "
                 "another --out folder",
             )

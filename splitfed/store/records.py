@@ -17,14 +17,14 @@ from splitfed.store.durable import Bytes, Disk, storage_errors
 from splitfed.store.journal import to_json
 from splitfed.store.layout import CHECKPOINTS, INBOX, INBOX_CURE, OUTBOX, OUTBOX_CURE
 from splitfed.store.ledger import Sign
-from splitfed.store.rows import InputRow, LedgerEntry, Outcome, ReleaseRow, VoteRow
-from splitfed.store.view import FolderView
+from splitfed.store.rows import Closed, InputRow, LedgerEntry, Outcome, ReleaseRow, VoteRow
+from splitfed.store.standing import StandingRecords
 from splitfed.types import Manifest
 
 KEPT_CHECKPOINTS = 2
 
 
-class RoundRecords(FolderView):
+class RoundRecords(StandingRecords):
     """The part of :class:`splitfed.store.RunFolder` that the round engine writes."""
 
     outbox: BlobStore
@@ -201,14 +201,6 @@ class RoundRecords(FolderView):
         with self._database.transaction():
             self._database.write("DELETE FROM votes WHERE round = ? AND party = ?", round, party)
 
-    def save_evidence(self, round: int, party: str, body: bytes, signature: bytes = b"") -> None:
-        """Keep for ever what a party signed against its own earlier word; see :meth:`evidence`."""
-        with self._database.transaction():
-            self._database.write(
-                "INSERT INTO evidence VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                round, party, body, signature,
-            )  # fmt: skip
-
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a state durably, without ending a round; the last two checkpoints are kept.
 
@@ -230,7 +222,7 @@ class RoundRecords(FolderView):
 
         Args:
             round: the round after the last closed one.
-            outcome: ``"agreed"``, ``"void"`` or ``"alone"``.
+            outcome: ``"agreed"``, ``"void"``, ``"alone"`` or ``"missed"``.
             digest: manifest root of the shared tensors after the round.
             checkpoint: the state after the round.
             history: the round's row of the report; figures that are not finite become None.
@@ -257,6 +249,38 @@ class RoundRecords(FolderView):
                 "INSERT INTO closed VALUES (?, ?, ?, ?)",
                 round, outcome, digest, to_json(dict(history)).decode(),
             )  # fmt: skip
+
+    def close_missed(
+        self, rows: Sequence[tuple[int, bytes, Mapping[str, Any]]], checkpoint: Checkpoint
+    ) -> None:
+        """End exchanges that the others closed without this party, all or none of them; again is
+        harmless.
+
+        Args:
+            rows: number, digest of the shared tensors and history row of each, in order.
+            checkpoint: the state after the last of them.
+
+        Raises:
+            Defect: they do not follow the last closed round, or it is another round's state.
+            FolderError: the disk is full; the last closed round is as it was.
+        """
+        last, numbers = self.closed(), [round for round, _, _ in rows]
+        if rows and last == Closed(round=numbers[-1], outcome="missed", digest=rows[-1][1]):
+            return
+        first = (last.round if last else 0) + 1
+        wanted = list(range(first, first + len(rows)))
+        if not rows or numbers != wanted or checkpoint.round != numbers[-1]:
+            raise Defect(
+                f"missed rounds {numbers} with the checkpoint of round {checkpoint.round} "
+                f"cannot be closed after {last}"
+            )
+        with self._database.transaction():
+            self._add_checkpoint(checkpoint)
+            for round, digest, history in rows:
+                self._database.write(
+                    "INSERT INTO closed VALUES (?, 'missed', ?, ?)",
+                    round, digest, to_json(dict(history)).decode(),
+                )  # fmt: skip
 
     def confirm(self) -> None:
         """Note durably that every peer has closed my last closed round too.

@@ -10,7 +10,7 @@ import msgspec
 from splitfed.entries import Entry
 from splitfed.types import TensorSpec
 
-Outcome = Literal["agreed", "void", "alone"]
+Outcome = Literal["agreed", "void", "alone", "missed"]
 """How a round ends."""
 
 _RELEASE_DOMAIN = b"splitfed release v1\0"
@@ -157,13 +157,28 @@ class VoteRow(msgspec.Struct, frozen=True, kw_only=True):
     signature: bytes
 
 
+class ViewRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A view that was made: who votes from then on.
+
+    Attributes:
+        view: its number, from 1.
+        round: the exchange that was open.
+        members: by name.
+    """
+
+    view: int
+    round: int
+    members: list[str]
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Something signed by a party that contradicts what it had signed before; never deleted.
 
     Attributes:
-        round: round of both statements.
+        round: the round that it was signed for.
         party: who contradicts itself.
-        body: the later statement; the earlier one is among the votes or inputs.
+        body: the later statement; the earlier one is among the votes or inputs. Of statements for
+            a view both are here.
         signature: the later statement's signature; empty when ``body`` contains it.
     """
 
@@ -178,8 +193,10 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         round: number of the round, from 1.
-        outcome: ``"agreed"``, ``"void"`` or ``"alone"``.
-        digest: manifest root of the shared tensors after the round, 32 bytes.
+        outcome: ``"agreed"``, ``"void"``, ``"alone"``, or ``"missed"`` where the others closed it
+            without this party.
+        digest: manifest root of the shared tensors after the round, 32 bytes; of rounds that were
+            missed together: after the last of them.
     """
 
     round: int

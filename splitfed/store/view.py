@@ -29,7 +29,7 @@ from splitfed.store.layout import (
     OUTBOX_CURE,
 )
 from splitfed.store.ledger import Ledger, genesis
-from splitfed.store.rows import Closed, Evidence, InputRow, VoteRow, Witnessed
+from splitfed.store.rows import Closed, Evidence, InputRow, ViewRow, VoteRow, Witnessed
 
 _WITNESSED = "run, party, number, head, root, round, kind, signature, counter_signature"
 _logger = logging.getLogger("splitfed.store")
@@ -164,6 +164,29 @@ class FolderView:
             VoteRow(round=round, view=view, party=party, body=body, signature=signature)
             for view, party, body, signature in rows
         )
+
+    def statements(self, view: int | None = None) -> tuple[VoteRow, ...]:
+        """The signed statements for views, or for one of them, in order of view and party."""
+        rows = self._database.rows(
+            "SELECT round, view, party, body, signature FROM statements "
+            "WHERE ?1 IS NULL OR view = ?1 ORDER BY view, party",
+            view,
+        )
+        return tuple(
+            VoteRow(round=round, view=number, party=party, body=body, signature=signature)
+            for round, number, party, body, signature in rows
+        )
+
+    @property
+    def views(self) -> list[ViewRow]:
+        """The views that were made while this party was a member, in order; none: all parties
+        always voted."""
+        return self._database.meta("views", list[ViewRow]) or []
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Peers that broke the rules and take no part in this run any more, with the reason."""
+        return self._database.meta("quarantined", dict[str, str]) or {}
 
     def witnessed(self) -> tuple[Witnessed, ...]:
         """Every entry of a peer's ledger that its offers showed, by party and number.

@@ -9,7 +9,8 @@ import torch
 
 from splitfed.data import ImageSet
 from splitfed.errors import DataError, UserError
-from splitfed.rounds.gates import shorten, update_norm
+from splitfed.rounds.checks import update_norm
+from splitfed.rounds.gates import shorten
 from splitfed.simulation.attacks import (
     ATTACKS,
     PATCH,

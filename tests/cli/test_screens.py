@@ -33,6 +33,12 @@ def test_a_round_is_one_line_with_everything_worth_knowing() -> None:
     assert "epsilon 1.50" in bare
 
 
+def test_a_missed_round_says_so_and_nothing_that_was_not_done() -> None:
+    away = {**ROW, "outcome": "missed", "train_loss": None, "bytes_sent": 0, "bytes_received": 0}
+    said = whole_round(away)
+    assert said == "round 2: missed, the others went on without this party; taken over"
+
+
 def test_plain_lines_say_each_fact_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = PlainLines("hospital-a")
     lines.on_phase("training")

@@ -293,3 +293,26 @@ def test_a_run_whose_peer_never_comes_ends_with_3_and_then_alone_with_5(
     assert len(logged(folder, "alone")) == 1
     with RunFolder.read_only(folder) as view:
         assert view.ledger.rows() == ()
+
+
+def test_status_says_who_votes_what_was_missed_and_who_was_shut_out(
+    shell: Shell, tmp_path: Path
+) -> None:
+    row = {
+        "round": 2, "outcome": "missed", "train_loss": None, "validation_accuracy": None,
+        "train_s": 0.0, "exchange_s": 0.0, "wait_s": 0.0, "bytes_sent": 0, "bytes_received": 0,
+        "epsilon": None,
+    }  # fmt: skip
+    with new_folder(tmp_path / "a") as folder:
+        rows = [(number, b"1" * 32, {**row, "round": number}) for number in (1, 2)]
+        folder.close_missed(rows, state_after(2))
+        folder.note_view(1, 3, ["a", "b"])
+        folder.quarantine("c", "lied \x1b[2J")
+    answer = shell("status", str(tmp_path / "a"))
+    assert answer.code == 0, answer.error
+    lines = [" ".join(line.split()) for line in answer.out.splitlines()]
+    assert "closed round 2: missed, the others went on without this party; taken over" in lines
+    assert "voting a, b" in lines
+    assert "shut out c: lied ?[2J" in lines
+    found = json.loads(shell("status", str(tmp_path / "a"), "--json").out)
+    assert (found["closed_round"], found["members"]) == (2, ["a", "b"])

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from splitfed.errors import ContractMismatch, ProtocolViolation
-from splitfed.rounds.gates import admit, offer_fault
+from splitfed.rounds.checks import offer_fault
+from splitfed.rounds.gates import admit
 from splitfed.rounds.terms import Terms
 from splitfed.rounds.vote import decode_vote, encode_vote, make_vote
 from splitfed.tensors import describe, manifest_of, pack
@@ -277,3 +278,9 @@ def test_a_chunk_with_another_byte_is_never_part_of_a_payload() -> None:
     net.inject(line, alice, header[:40] + number + header[48:], bytes(body))
     assert alice.talk.receiving.incomplete[0].missing == 10
     assert alice.of(Arrived) == []
+
+
+@pytest.mark.parametrize("name", ["mallory", "", "alice\0", "x" * 64])
+def test_who_is_not_in_the_agreement_signed_nothing(name: str) -> None:
+    """A peer may write any name over what it passes on."""
+    assert TERMS.signed_now(name, b"message", bytes(64)) is False

@@ -87,14 +87,22 @@ def settled(alice: LinkParty) -> bool:
 class OpenTown(Town):
     """A town whose parties are reached through ZeroMQ."""
 
-    def link(self, name: str, greeting: Greeting, accept: Any) -> Link:
+    def link(
+        self, name: str, greeting: Greeting, accept: Any, wanted: Any = lambda offer: False
+    ) -> Link:
         roster = {
             other: keys_of(other, "tcp://127.0.0.1:1" if other == "a" else None, secret)
             for other, secret in self.secrets.items()
         }
         self.open_wire = ZmqWire(self.identity(name), roster, "tcp://127.0.0.1:0", options=QUICK)
         return Link(
-            self.open_wire, name, ["b"], greeting=greeting, accept=accept, verify=self.verify
+            self.open_wire,
+            name,
+            ["b"],
+            greeting=greeting,
+            accept=accept,
+            wanted=wanted,
+            verify=self.verify,
         )
 
 

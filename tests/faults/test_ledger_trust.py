@@ -116,8 +116,8 @@ def test_a_receipt_that_got_lost_comes_with_the_next_greeting(
         if event.round != 2:
             delivered(self, event)
 
-    def cutting(self: Receipts, round: int) -> list[str]:
-        found = owed(self, round)
+    def cutting(self: Receipts, round: int, members: list[str]) -> list[str]:
+        found = owed(self, round, members)
         if found and not cuts:
             cuts.append(round)
             town.hub.cut("a", "b", lose=True)

@@ -6,6 +6,7 @@ The wait is the engine's own; the link before it is one whose hours take no time
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,8 @@ class Hours:
     closed = False
     peers = ("b", "c")
     number = 3
+    run = None
+    membership = SimpleNamespace(dynamic=False)
 
     def __init__(self, look: Callable[[Hours], Event | None]) -> None:
         self.now = 1000.0

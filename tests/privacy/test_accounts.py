@@ -319,10 +319,10 @@ def test_peers_are_told_steps_only_where_their_number_is_agreed(
     town, told = Town(tmp_path, ["a", "b"]), set()
     status = Link.status
 
-    def heard(self, phase, round, step, steps):
+    def heard(self, phase, round, step, steps, awaits=()):
         if phase == "training":
             told.add(steps)
-        status(self, phase, round, step, steps)
+        status(self, phase, round, step, steps, awaits)
 
     monkeypatch.setattr(Link, "status", heard)
     for name in "ab":

@@ -5,6 +5,7 @@ import re
 from splitfed.report import figures, validate
 from splitfed.report.schema import validate_all
 from tests.support.reports import (
+    away_report,
     both,
     budget_report,
     history_row,
@@ -33,6 +34,15 @@ def test_rounds_without_agreement_are_marked_in_the_curves() -> None:
     assert "void round" not in quiet
     assert "void round" in troubled
     assert "trained alone, no exchange" in troubled
+    assert "missed" not in troubled
+
+
+def test_a_missed_round_has_a_mark_and_no_figure() -> None:
+    away = {"a": validate(away_report())}
+    assert "missed, the others went on" in figures.learning_curves(away)
+    assert figures.traffic(away)
+    for row in away["a"].history:
+        assert row.outcome != "missed" or row.train_loss is None
 
 
 def test_the_local_branchs_accuracy_is_drawn_where_it_was_measured() -> None:

@@ -8,8 +8,10 @@ import pytest
 from splitfed.report import validate
 from splitfed.report.page import combined_page, models, party_page, scale, time_slices
 from splitfed.report.schema import validate_all
+from splitfed.report.sentences import faults
 from tests.report.reading import Reader
 from tests.support.reports import (
+    away_report,
     both,
     budget_report,
     fused_both,
@@ -38,12 +40,13 @@ def pages() -> dict[str, str]:
         "unhelped": party_page(validate(unhelped_report())),
         "fused-combined": combined_page(validate_all(fused_both()), {}),
         "private-combined": combined_page(validate_all(privately()), {}),
+        "away": party_page(validate(away_report())),
     }
 
 
 KINDS = [
     "party", "troubled", "combined", "private", "update", "budget", "fused", "unhelped",
-    "fused-combined", "private-combined",
+    "fused-combined", "private-combined", "away",
 ]  # fmt: skip
 
 
@@ -94,6 +97,39 @@ def test_failure_and_faults_are_shown_as_plainly() -> None:
         assert expected in text, expected
 
 
+def test_who_was_away_who_voted_and_who_was_shut_out_are_told() -> None:
+    text = Reader(pages()["away"]).text
+    for expected in (
+        "This party missed 4 rounds, from round 4 on (rounds 4 to 6 and 9): while it was away the "
+        "others went on",
+        "Who takes part changed twice; since round 7 it is hospital-a, hospital-b and hospital-c, "
+        "and not hospital-d.",
+        "missed, the others went on", "Shut out for the rest of the run", "signed two updates",
+        "Who votes", "hospital-a, hospital-b, hospital-c",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert "None: no broken connection" not in text
+
+
+@pytest.mark.parametrize("key", ["views", "quarantined"])
+def test_whatever_is_told_of_the_others_a_page_does_not_say_that_there_was_nothing(
+    key: str,
+) -> None:
+    report = sample_report()
+    report["faults"] |= {key: away_report()["faults"][key]}
+    assert "None: no broken connection" not in Reader(party_page(validate(report))).text
+
+
+def test_a_federation_that_is_whole_again_says_so() -> None:
+    report = away_report()
+    report["history"][3:] = [history_row(4, outcome="missed")]
+    report["faults"] |= {"quarantined": [], "rejected": []}
+    report["faults"]["views"][1] |= {"members": [report["party"], *report["peers"]], "left_out": []}
+    told = faults(validate(report))
+    assert any("This party missed 1 round, round 4: while" in line for line in told)
+    assert "Who takes part changed twice; since round 7 it is all parties." in told
+
+
 def test_the_combined_page_shows_every_party_and_links_only_where_a_page_is() -> None:
     reader = Reader(pages()["combined"])
     for expected in (
@@ -113,6 +149,8 @@ def test_names_and_reasons_of_others_are_text_never_markup() -> None:
     report = sample_report(evil, peers=[evil], classes=[evil], contract=evil)
     report["model"]["shared"][0]["name"] = evil
     report["faults"]["rejected"] = [{"round": 1, "peer": evil, "reason": evil}]
+    report["faults"]["quarantined"] = [{"peer": evil, "reason": evil}]
+    report["faults"]["views"] = [{"view": 1, "round": 1, "members": [evil], "left_out": [evil]}]
     report["privacy"]["sentence"] = evil
     report["privacy"] |= {"mode": evil, "unit": evil, "epsilon": 1.0, "delta": 1e-5}
     report["privacy"] |= {"accountant": evil, "account": private_report()["privacy"]["account"]}
@@ -123,7 +161,7 @@ def test_names_and_reasons_of_others_are_text_never_markup() -> None:
     for page in (party_page(checked), combined_page({evil: checked, "b": checked}, {})):
         reader = Reader(page)
         assert "script" not in reader.tags
-        assert reader.text.count(evil) >= 6
+        assert reader.text.count(evil) >= 12
 
 
 def test_a_page_without_a_single_figure_still_reads() -> None:

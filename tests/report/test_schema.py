@@ -11,6 +11,7 @@ from splitfed.errors import Defect
 from splitfed.evaluation import Predictions, score
 from splitfed.report import combine, validate
 from tests.support.reports import (
+    away_report,
     full_row,
     fused_report,
     fusion_part,
@@ -37,7 +38,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "report", [sample_report(), troubled_report(), fused_report(), unhelped_report()]
+    "report",
+    [sample_report(), troubled_report(), fused_report(), unhelped_report(), away_report()],
 )
 def test_what_a_run_writes_is_a_report(report: dict[str, Any]) -> None:
     checked = validate(report)
@@ -87,6 +89,11 @@ def test_every_promised_key_is_required_by_name(path: str) -> None:
 def test_a_wrong_value_is_named_by_its_place(path: str, value: Any, match: str) -> None:
     with pytest.raises(Defect, match=match):
         validate(changed(path, value))
+
+
+def test_reports_from_before_there_were_views_have_none() -> None:
+    found = validate(sample_report()).faults
+    assert (found.views, found.quarantined) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,12 @@ def told(low: float, high: float, answer: str, partial: float, alone: float = 0.
     return verdict_sentence(validate(report))
 
 
+def test_numbers_are_told_as_ranges() -> None:
+    assert words.spans([]) == ""
+    assert words.spans([4]) == "4"
+    assert words.spans([1, 3, 4, 5, 9, 10]) == "1, 3 to 5 and 9 to 10"
+
+
 def test_help_is_told_with_its_size_and_interval() -> None:
     assert told(0.011, 0.032, "helped", 0.945) == (
         "Federation helped you. On hospital-a's own 1,500 test images the federated model is "

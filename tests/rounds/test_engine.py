@@ -255,6 +255,7 @@ class Liar:
         fields = {
             "run": seen.run, "round": seen.round, "party": "b", "inputs": dict(seen.inputs),
             "excluded": dict(seen.excluded), "aggregate": seen.aggregate,
+            "offers": dict(seen.offers), "shared": seen.shared, "voids": seen.voids,
         }  # fmt: skip
         body = encode_vote(make_vote(**{**fields, **changes}))
         self.link.vote(seen.round, body, self.town.secrets["b"].sign(vote_message(body)))

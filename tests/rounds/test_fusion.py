@@ -7,7 +7,7 @@ import torch
 
 from splitfed.errors import Defect
 from splitfed.rounds import admit, release
-from splitfed.rounds.gates import ROW_SUM_ERROR
+from splitfed.rounds.checks import ROW_SUM_ERROR
 from splitfed.store import RunFolder
 from splitfed.tensors import digest
 from tests.support.members import INITIAL, Town, outputs_fusion
@@ -95,7 +95,7 @@ def test_outputs_that_are_no_probabilities_are_excluded_for_all_and_nothing_is_f
     it.learners["b"].outgoing = lambda: bad(kind)
     # b lies: its own gate out would stop this
     monkeypatch.setattr("splitfed.rounds.gates.check_finite", lambda *_, **__: None)
-    real = __import__("splitfed.rounds.gates", fromlist=["_kind_fault"])._kind_fault
+    real = __import__("splitfed.rounds.gates", fromlist=["kind_fault"]).kind_fault
     calls = []
 
     def honest_only(what, tensors):
@@ -103,7 +103,7 @@ def test_outputs_that_are_no_probabilities_are_excluded_for_all_and_nothing_is_f
         calls.append(found)
         return None if found and len([c for c in calls if c]) == 1 and kind != "nan" else found
 
-    monkeypatch.setattr("splitfed.rounds.gates._kind_fault", honest_only)
+    monkeypatch.setattr("splitfed.rounds.gates.kind_fault", honest_only)
     run(it)
     for name in "ab":
         assert it.endings[name].received is None

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from splitfed.errors import Defect, UserError
-from splitfed.rounds.gates import admit, offer_fault, release, shorten, update_norm
+from splitfed.rounds.checks import offer_fault, update_norm
+from splitfed.rounds.gates import admit, release, shorten
 from splitfed.rounds.spending import Unaccounted
 from splitfed.rounds.terms import Terms, run_id
 from splitfed.store import LedgerEntry

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from splitfed.errors import OwnUpdatesExcluded, UserError
-from splitfed.rounds.gates import offer_fault
+from splitfed.rounds.checks import offer_fault
 from splitfed.rounds.vote import encode_vote, make_vote
 from splitfed.store import Ledger, RunFolder
 from splitfed.tensors import describe, digest

@@ -20,7 +20,7 @@ import pytest
 
 from splitfed.store import Checkpoint, RunFolder, release_id
 from tests.support.crash import IMAGES, Crash, CrashDisk, Image
-from tests.support.folders import RUN, close, new_folder, payload_of, row_of, sign
+from tests.support.folders import RUN, close, new_folder, payload_of, row_of, sign, state_after
 
 Sent = list[str]
 Step = Callable[[RunFolder, Sent], None]
@@ -63,6 +63,25 @@ def end_alone(folder: RunFolder, sent: Sent) -> None:
     close(folder, 2, "alone")
 
 
+def sign_view(folder: RunFolder, sent: Sent) -> None:
+    for party in ("b", "a"):
+        folder.save_statement(view=1, round=2, party=party, body=b"1", signature=b"s")
+    sent.append("statement")
+
+
+def make_view(folder: RunFolder, sent: Sent) -> None:
+    with folder.batch():
+        folder.note_view(1, 2, ["a", "b"])
+        folder.quarantine("c", "lied")
+        folder.drop_statements(below=1)
+
+
+def miss(folder: RunFolder, sent: Sent) -> None:
+    rows = [(round, bytes([round]) * 32, {"round": round}) for round in (2, 3, 4)]
+    folder.close_missed(rows, state_after(4))
+    sent.append("closed")
+
+
 def prune(folder: RunFolder, sent: Sent) -> None:
     folder.prune()
 
@@ -79,6 +98,8 @@ SCENARIOS: dict[str, tuple[Step, ...]] = {
     "checkpoint": (train,),
     "close": (end,),
     "close alone": (end_alone,),
+    "view": (make_view,),
+    "missed": (miss,),
     "round": (release, receive, vote, end, prune, confirm),
 }
 
@@ -108,6 +129,7 @@ def says(folder: RunFolder) -> dict[str, Any]:
         "ledger": [(entry.head, entry.row) for entry in folder.ledger.rows()],
         "inputs": [folder.inputs(round) for round in (1, 2)],
         "votes": [folder.votes(round) for round in (1, 2)],
+        "standing": (folder.views, folder.quarantined),
     }
 
 
@@ -132,10 +154,12 @@ def check_promises(folder: RunFolder, sent: Sent) -> None:
         mine = folder.own_vote(2)
         assert mine is not None, "voted, and the folder does not know"
         assert len(folder.inputs(2)) == 2
+    if "statement" in sent:
+        assert any(row.party == "a" for row in folder.statements(1)), "signed, and not known"
     last = folder.closed()
     if "closed" in sent:
         assert last is not None
-        assert last.round == 2
+        assert last.round in (2, 4)
     if "goodbye" in sent:
         assert folder.confirmed
 
@@ -198,6 +222,16 @@ def test_after_a_crash_at_any_point_the_state_is_before_or_after_each_step(
                 step(folder, [])
             assert says(folder) == whole.states[-1], where
             assert holds(folder) == whole.payloads, where
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_a_statement_is_durable_before_it_is_sent(tmp_path: Path, begun: Path, kind: Image) -> None:
+    for stop in range(4):
+        image, sent = crashed((sign_view,), begun, tmp_path / f"{stop}", stop, kind)
+        with new_folder(image) as folder:
+            check_promises(folder, sent)
+            sign_view(folder, [])
+            assert [row.party for row in folder.statements(1)] == ["a", "b"]
 
 
 def test_steps_end_durably(tmp_path: Path, begun: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_damaged_ledger_file_is_an_error_with_a_cure(tmp_path: Path) -> None:
 def test_a_folder_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     new_folder(tmp_path / "a").close()
     with closing(sqlite3.connect(tmp_path / "a" / "ledger.sqlite")) as connection:
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("PRAGMA user_version = 4")
     with pytest.raises(FolderError, match="newer splitfed"):
         new_folder(tmp_path / "a")
 
@@ -138,9 +138,9 @@ def test_a_folder_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_an_older_format_is_refused_with_a_cure(tmp_path: Path) -> None:
     new_folder(tmp_path / "a").close()
     with closing(sqlite3.connect(tmp_path / "a" / "ledger.sqlite")) as connection:
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute("PRAGMA user_version = 2")
     for use in (new_folder, RunFolder.read_only):
-        with pytest.raises(FolderError, match="older splitfed .format 1, this one writes 2") as it:
+        with pytest.raises(FolderError, match="older splitfed .format 2, this one writes 3") as it:
             use(tmp_path / "a")
         assert "begin anew with another --out" in it.value.cure
 

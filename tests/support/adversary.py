@@ -29,7 +29,9 @@ class RealTown(Town):
         self.addresses = {name: f"tcp://127.0.0.1:{free_port()}" for name in listening}
         self.open_wires: dict[str, ZmqWire] = {}
 
-    def link(self, name: str, greeting: Greeting, accept: Any) -> Link:
+    def link(
+        self, name: str, greeting: Greeting, accept: Any, wanted: Any = lambda offer: False
+    ) -> Link:
         roster = {
             other: keys_of(other, self.addresses.get(other), secret)
             for other, secret in self.secrets.items()
@@ -42,6 +44,7 @@ class RealTown(Town):
             [other for other in self.terms.parties if other != name],
             greeting=greeting,
             accept=accept,
+            wanted=wanted,
             verify=self.verify,
         )
         return self.links[name]

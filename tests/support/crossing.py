@@ -21,7 +21,7 @@ from splitfed.rounds import Ending, Engine, Entrance, Terms, Trained
 from splitfed.store import RunFolder
 from splitfed.tensors import Tensors, describe, digest
 from splitfed.transport.events import Greeting
-from splitfed.transport.keys import Identity, PeerKeys, Secret, make_secret, verify_signature
+from splitfed.transport.keys import Identity, PeerKeys, Secret, make_secret
 from splitfed.transport.link import Link
 from splitfed.transport.sockets import WireOptions
 from splitfed.transport.zeromq import ZmqWire
@@ -183,6 +183,7 @@ class Crossing:
                 [other for other in NAMES if other != name],
                 greeting=greeting,
                 accept=entrance.accept,
+                wanted=entrance.wanted,
                 verify=self._verify,
                 clock=clock,
                 **self.link,
@@ -208,7 +209,7 @@ class Crossing:
                 link.close()
 
     def _verify(self, party: str, body: bytes, signature: bytes) -> bool:
-        return verify_signature(self.terms.signing_keys[party], body, signature)
+        return self.terms.signed_now(party, body, signature)
 
     def stop(self, name: str) -> None:
         """End the life of ``name`` in the middle of whatever it does, without a goodbye."""

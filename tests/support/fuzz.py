@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from splitfed.entries import entry_message
 from splitfed.errors import ProtocolViolation
-from splitfed.transport.events import Arrived, Delivered, Outgoing, Voted
+from splitfed.transport.events import Arrived, Delivered, Event, Noted, Outgoing, Voted
 from splitfed.transport.frames import HEADER, Header, Type, decode_body, decode_header
 from tests.support.talk import (
     Joined,
@@ -19,6 +19,7 @@ from tests.support.talk import (
     outgoing,
     replace,
     sign,
+    signed_note,
     signed_vote,
 )
 
@@ -41,6 +42,13 @@ TRAPS = (
 )
 _NUMBERS = (0, 1, 2, 31, 255, 2**16, 2**31, 2**32 - 1)
 _LONG = (*_NUMBERS, 2**53, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+CAROLS = outgoing("carol")
+CAROLS_NOTES = tuple(
+    signed_note("carol", kind, b"carol's " + kind.encode()) for kind in ("vote", "view", "evidence")
+)
+"""What Carol signed and others pass on: it is genuine whoever brings it."""
 
 
 def spoilt(draw: random.Random, sample: bytes, others: Sequence[bytes] = ()) -> bytes:
@@ -78,10 +86,13 @@ def _spoil(draw: random.Random, data: bytearray, others: Sequence[bytes]) -> Non
 
 def corpus() -> tuple[Passed, ...]:
     """Valid frames of every type, as two parties send them from greeting to goodbye."""
-    net, alice, bob, _ = joined()
+    net, alice, bob, _ = joined(wanted=lambda offer: True)
     alice.talk.offer(outgoing("alice"))
     bob.talk.offer(outgoing("bob"))
     alice.talk.vote(1, *signed_vote("alice", b"a vote"))
+    alice.talk.pass_on(CAROLS.offer, CAROLS.payload)
+    for note in CAROLS_NOTES:
+        alice.talk.note(1, note)
     net.pump()
     for party in (alice, bob):
         for event in party.of(Arrived):
@@ -179,21 +190,36 @@ class Live:
         events = self._alice.events[self._seen :]
         self._seen = len(self._alice.events)
         for event in events:
-            if isinstance(event, Arrived | Voted | Delivered):
+            if isinstance(event, Arrived | Voted | Delivered | Noted) and not _genuine(event):
                 self.forged.append(f"{event} after {shot}")
         if self._alice.talk.error is None and self._stored() != self._known:
             self.forged.append(f"other payloads on their way after {shot}")
             self._known = self._stored()
 
     def _stored(self) -> list[bytes]:
-        return [assembly.offer.manifest.root for assembly in self._alice.talk.receiving.incomplete]
+        return [
+            assembly.offer.manifest.root
+            for assembly in self._alice.talk.receiving.incomplete
+            if assembly.offer != CAROLS.offer
+        ]
+
+
+def _genuine(event: Event) -> bool:
+    match event:
+        case Noted(origin=origin, kind=kind, body=body, signature=signature):
+            return (origin, kind, body, signature) in [
+                (note.origin, note.kind, note.body, note.signature) for note in CAROLS_NOTES
+            ]
+        case Arrived(offer=offer, payload=payload):
+            return (offer, bytes(payload)) == (CAROLS.offer, CAROLS.payload)
+    return False
 
 
 def _halfway() -> Joined:
     """A session in which Alice's app has got nothing yet: of Bob's ten chunks two came. Bob's
     payload and the place of Alice's in her ledger are others than the corpus': no signature in it
-    is good for them."""
-    net, alice, bob, line = joined()
+    is good for them. Alice wants what Carol made."""
+    net, alice, bob, line = joined(wanted=lambda offer: offer.party == "carol")
     net.lose = lambda frame: frame.type is Type.DATA and frame.header.chunk > 1
     alice.talk.offer(_elsewhere(outgoing("alice")))
     bob.talk.offer(outgoing("bob", seed="live"))

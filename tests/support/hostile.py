@@ -25,6 +25,7 @@ from splitfed.transport.frames import (
     Goodbye,
     Header,
     Hello,
+    NoteBody,
     OfferBody,
     Pull,
     Reset,
@@ -148,6 +149,7 @@ def bodies() -> list[Body]:
         Pull(((0, 1),)),
         StoredBody(bytes(8), bytes(64)),
         Vote(b"a vote", bytes(64)),
+        NoteBody("carol", "view", b"a view", bytes(64)),
         StatusBody(Status("training", 1, 2, 3)),
         Goodbye("failed", detail="nothing"),
     ]

@@ -141,7 +141,7 @@ class Town:
     def verify(self, party: str, body: bytes, signature: bytes) -> bool:
         return self.terms.signed_now(party, body, signature)
 
-    def link(self, name: str, greeting: Greeting, accept) -> Link:
+    def link(self, name: str, greeting: Greeting, accept, wanted=lambda offer: False) -> Link:
         wire = self.wires[name] = self.hub.wire(name)
         self.links[name] = Link(
             wire,
@@ -149,6 +149,7 @@ class Town:
             [other for other in self.terms.parties if other != name],
             greeting=greeting,
             accept=accept,
+            wanted=wanted,
             verify=self.verify,
             clock=self.clock,
         )
@@ -171,7 +172,7 @@ class Town:
         ):
             entrance = Entrance(self.terms)
             greeting = self.greeting(name, folder.folder_id, folder.boot)
-            link = self.link(name, greeting, entrance.accept)
+            link = self.link(name, greeting, entrance.accept, entrance.wanted)
             it = Engine(
                 terms=self.terms,
                 party=name,

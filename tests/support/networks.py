@@ -1,8 +1,8 @@
 """One face for every kind of wire, so that one suite of tests runs on all of them.
 
-In every network ``alice`` listens, ``bob`` dials, and a fault can be put between them. To
-hold another kind of wire to the same laws, write a :class:`Network` and add it to
-:data:`NETWORKS`.
+In every network ``alice`` listens, ``bob`` dials (and ``carol``, where there are three), and a
+fault can be put between alice and bob. To hold another kind of wire to the same laws, write a
+:class:`Network` and add it to :data:`NETWORKS`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from typing import Any, Protocol, TypeVar
 from splitfed.entries import entry_message
 from splitfed.tensors import manifest_of
 from splitfed.transport.events import (
+    STATE,
+    STATE_HEAD,
+    STATE_NUMBER,
     Event,
     Greeting,
+    NoteKind,
     Offer,
     Outgoing,
+    note_message,
     offer_message,
     vote_message,
 )
@@ -33,12 +38,13 @@ from tests.support.wires import QUICK, identity, keys_of, port_of, secret_of
 CHUNK = 64 << 10
 RUN = bytes(32)
 DEADLINE = 30.0
+PAIR = ("alice", "bob")
 
 E = TypeVar("E")
 
 
 class Network(Protocol):
-    """Wires of one kind between alice, who must be opened first, and bob."""
+    """Wires of one kind between alice, who must be opened first, and the others."""
 
     def wire(self, name: str) -> Wire:
         """A wire of a process of that party; alice's second one wants the same address."""
@@ -47,7 +53,7 @@ class Network(Protocol):
         """A wire that dials alice with alice's own key and listens nowhere."""
 
     def cut(self) -> None:
-        """Break all connections once; what is on its way may be lost."""
+        """Break all connections of alice and bob once; what is on its way may be lost."""
 
     def close(self) -> None:
         """Take the network down."""
@@ -56,11 +62,11 @@ class Network(Protocol):
 class MemoryNetwork:
     """Wires within the process."""
 
-    def __init__(self) -> None:
-        self._hub = MemoryHub(["alice", "bob"])
+    def __init__(self, names: Sequence[str] = PAIR) -> None:
+        self._hub = MemoryHub(names)
 
     def wire(self, name: str) -> Wire:
-        return self._hub.wire(name)
+        return self._hub.wire(name, dials=None if name == "alice" else ["alice"])
 
     def own(self) -> Wire:
         return self._hub.wire("alice", dials=["alice"])
@@ -75,18 +81,23 @@ class MemoryNetwork:
 class ZmqNetwork:
     """ZeroMQ with CURVE over loopback; bob goes through a proxy."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = PAIR) -> None:
+        self._names = names
         self._alice: ZmqWire | None = None
         self._port = 0
         self._proxy: Proxy | None = None
 
     def wire(self, name: str) -> Wire:
         if name == "alice":
-            roster = {"alice": keys_of("alice", "tcp://127.0.0.1:1"), "bob": keys_of("bob")}
+            roster = {other: keys_of(other) for other in self._names if other != "alice"}
+            roster["alice"] = keys_of("alice", "tcp://127.0.0.1:1")
             address = f"tcp://127.0.0.1:{self._listening}"
             wire = ZmqWire(identity(name), roster, address, options=QUICK)
             self._alice = self._alice or wire
             return wire
+        if name != "bob":
+            direct = keys_of("alice", f"tcp://127.0.0.1:{self._listening}")
+            return ZmqWire(identity(name), {"alice": direct, name: keys_of(name)}, options=QUICK)
         if self._proxy is None:
             self._proxy = Proxy(("127.0.0.1", self._listening))
         roster = {"alice": keys_of("alice", self._proxy.address), "bob": keys_of("bob")}
@@ -113,7 +124,31 @@ class ZmqNetwork:
             self._proxy.close()
 
 
-NETWORKS: dict[str, Callable[[], Network]] = {"memory": MemoryNetwork, "zeromq": ZmqNetwork}
+NETWORKS: dict[str, Callable[..., Network]] = {"memory": MemoryNetwork, "zeromq": ZmqNetwork}
+
+
+def outgoing_of(party: str, round: int, payload: bytes, *, kind: str = "update") -> Outgoing:
+    """An offer of these bytes, signed by ``party``."""
+    specs = (TensorSpec("w", (len(payload),), "uint8"),)
+    manifest = manifest_of(payload, specs, CHUNK)
+    fields = {"run": RUN, "round": round, "party": party, "kind": kind, "root": manifest.root}
+    secret = secret_of(party)
+    signature = secret.sign(offer_message(**fields))
+    place = {"number": round, "head": round.to_bytes(32, "big")}
+    entry_signature = secret.sign(entry_message(**fields, **place))
+    if kind == STATE:
+        place, entry_signature = {"number": STATE_NUMBER, "head": STATE_HEAD}, signature
+    offer = Offer(
+        kind=kind,
+        run=RUN,
+        round=round,
+        party=party,
+        manifest=manifest,
+        signature=signature,
+        entry_signature=entry_signature,
+        **place,
+    )
+    return Outgoing(offer, payload)
 
 
 class LinkParty:
@@ -162,33 +197,29 @@ class LinkParty:
         return self.of(kind)[count - 1]
 
     def outgoing(self, round: int, payload: bytes) -> Outgoing:
-        specs = (TensorSpec("w", (len(payload),), "uint8"),)
-        manifest = manifest_of(payload, specs, CHUNK)
-        fields = {"run": RUN, "round": round, "party": self.name, "kind": "update"}
-        fields["root"] = manifest.root
-        place = {"number": round, "head": round.to_bytes(32, "big")}
-        secret = secret_of(self.name)
-        offer = Offer(
-            kind="update",
-            run=RUN,
-            round=round,
-            party=self.name,
-            manifest=manifest,
-            signature=secret.sign(offer_message(**fields)),
-            entry_signature=secret.sign(entry_message(**fields, **place)),
-            **place,
-        )
-        return Outgoing(offer, payload)
+        return outgoing_of(self.name, round, payload)
 
-    def stored(self, offer: Offer) -> None:
-        """The app holds this payload of the peer durably."""
+    def stored(self, offer: Offer, peer: str = "") -> None:
+        """The app holds this payload durably that its party or ``peer`` sent."""
         receipt = secret_of(self.name).sign(offer.entry.receipt_message(self.name))
-        self.link.stored(offer.party, offer, receipt)
+        self.link.stored(peer or offer.party, offer, receipt)
 
     def offer(self, round: int, payload: bytes) -> Outgoing:
         out = self.outgoing(round, payload)
         self.link.offer(out)
         return out
+
+    def note(
+        self,
+        round: int,
+        origin: str,
+        kind: NoteKind,
+        body: bytes,
+        to: Sequence[str] | None = None,
+    ) -> None:
+        """Pass on what ``origin`` signed."""
+        signature = secret_of(origin).sign(note_message(kind, body))
+        self.link.note(round, origin, kind, body, signature, to)
 
     def vote(self, round: int, body: bytes) -> None:
         self.link.vote(round, body, secret_of(self.name).sign(vote_message(body)))

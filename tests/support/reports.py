@@ -176,6 +176,25 @@ def troubled_report(party: str = "hospital-b") -> dict[str, Any]:
     }
 
 
+def away_report(party: str = "hospital-c") -> dict[str, Any]:
+    """One of four that was away for some rounds and came back, while one was shut out."""
+    quiet = {"train_loss": None, "validation_accuracy": None, "bytes_sent": 0, "bytes_received": 0}
+    times = dict.fromkeys(("train_s", "exchange_s", "wait_s"), 0.0)
+    report = sample_report(party, peers=["hospital-a", "hospital-b", "hospital-d"])
+    for number in (4, 5, 6, 9):
+        report["history"][number - 1] |= {"outcome": "missed", **quiet, **times}
+    three = ["hospital-a", "hospital-b", "hospital-c"]
+    report["faults"] |= {
+        "rejected": [{"round": 2, "peer": "hospital-d", "reason": "signed two updates"}],
+        "views": [
+            {"view": 1, "round": 2, "members": three, "left_out": ["hospital-d"]},
+            {"view": 4, "round": 7, "members": three, "left_out": ["hospital-d"]},
+        ],
+        "quarantined": [{"peer": "hospital-d", "reason": "signed two updates"}],
+    }
+    return report
+
+
 SPENDING = {
     "record": (2.6253, 3.5614, 4.3109, 4.9631, 5.5528, 6.0979, 6.6091, 7.0934, 7.5557, 7.9994),
     "party": (0.6045, 0.8785, 1.0949, 1.2812, 1.4479, 1.6007, 1.7428, 1.8765, 2.0032, 2.1241),

@@ -16,11 +16,16 @@ from splitfed.tensors import manifest_of
 from splitfed.transport.channel import Channel
 from splitfed.transport.conversation import Conversation
 from splitfed.transport.events import (
+    STATE,
+    STATE_HEAD,
+    STATE_NUMBER,
     Arrived,
     Event,
     Greeting,
+    NoteKind,
     Offer,
     Outgoing,
+    note_message,
     offer_message,
     vote_message,
 )
@@ -28,6 +33,7 @@ from splitfed.transport.exchange import Settings
 from splitfed.transport.frames import (
     Body,
     Header,
+    NoteBody,
     StoredBody,
     Type,
     decode_body,
@@ -53,7 +59,7 @@ def sign(party: str, message: bytes) -> bytes:
 
 
 def verify(party: str, message: bytes, signature: bytes) -> bool:
-    return sign(party, message) == signature
+    return party in KEYS and sign(party, message) == signature
 
 
 def greeting(name: str, **fields: Any) -> Greeting:
@@ -107,6 +113,21 @@ def signed_vote(party: str, body: bytes) -> tuple[bytes, bytes]:
     return body, sign(party, vote_message(body))
 
 
+def signed_note(origin: str, kind: NoteKind, body: bytes) -> NoteBody:
+    """What ``origin`` signed, to be passed on."""
+    return NoteBody(origin, kind, body, sign(origin, note_message(kind, body)))
+
+
+def state_of(party: str, round: int, payload: bytes) -> Outgoing:
+    """The agreed shared tensors as ``party`` offers them to one that comes back."""
+    manifest = manifest_of(payload, (TensorSpec("w", (len(payload),), "uint8"),), CHUNK)
+    fields: dict[str, Any] = {"run": RUN, "round": round, "party": party, "kind": STATE}
+    fields["root"] = manifest.root
+    signature = sign(party, offer_message(**fields))
+    place = (STATE_NUMBER, STATE_HEAD, signature)
+    return Outgoing(Offer(STATE, RUN, round, party, manifest, signature, *place), payload)
+
+
 class Passed(NamedTuple):
     """One frame that somebody sent."""
 
@@ -132,6 +153,7 @@ class Party:
         peer: str,
         *,
         accept: Callable[[Offer], str | None] = lambda offer: None,
+        wanted: Callable[[Offer], bool] = lambda offer: False,
         settings: Settings = SETTINGS,
         verify: Callable[[str, bytes, bytes], bool] = verify,
         links: Callable[[], dict[str, str]] = dict,
@@ -144,6 +166,7 @@ class Party:
             keys=KEYS,
             greeting=greeting(name, **fields),
             accept=accept,
+            wanted=wanted,
             verify=verify,
             settings=settings,
             nonce=lambda: next(_NONCES).to_bytes(16, "big"),

@@ -60,7 +60,14 @@ class Bench:
             self.watch(event)
         self.waiting = Waiting(
             link=self,
-            mail=SimpleNamespace(handle=lambda event: None, number=3, peers=("bob",), left={}),
+            mail=SimpleNamespace(
+                handle=lambda event: None,
+                number=3,
+                peers=("bob",),
+                left={},
+                run=None,
+                membership=SimpleNamespace(dynamic=False),
+            ),
             folder=self.folder, rejected=[], patience=patience, on_absent=on_absent,
             clock=self.clock, telling=self.telling,
         )  # fmt: skip
@@ -83,8 +90,15 @@ class Bench:
     def peers_status(self) -> dict[str, PeerView]:
         return {"bob": replace(self.alice.talk.view, moved=self.bytes)}
 
-    def status(self, phase: str, round: int = 0, step: int = 0, steps: int = 0) -> None:
-        self.alice.talk.status = Status(phase, round, step, steps)
+    def status(
+        self,
+        phase: str,
+        round: int = 0,
+        step: int = 0,
+        steps: int = 0,
+        awaits: tuple[str, ...] = (),
+    ) -> None:
+        self.alice.talk.status = Status(phase, round, step, steps, awaits=awaits)
 
     # --- what a test does ---
 

@@ -36,3 +36,13 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
         yield one
     finally:
         one.close()
+
+
+@pytest.fixture(params=sorted(NETWORKS))
+def trio(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """With room for Carol, who dials Alice as well."""
+    one = Stage(NETWORKS[request.param](("alice", "bob", "carol")))
+    try:
+        yield one
+    finally:
+        one.close()

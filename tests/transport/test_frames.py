@@ -15,6 +15,7 @@ from splitfed.transport.frames import (
     Goodbye,
     Header,
     Hello,
+    NoteBody,
     OfferBody,
     Pull,
     Reset,
@@ -37,8 +38,9 @@ BODIES = [
     Pull(((0, 32), (40, 1))),
     StoredBody(b"rootroot", b"s" * 64),
     Vote(b"a vote", bytes(64)),
-    StatusBody(Status("training", 3, 10, 31)),
+    StatusBody(Status("waiting", 3, 10, 31, awaits=("carol",))),
     Goodbye("finished", 10),
+    NoteBody("carol", "view", b"a view", bytes(64)),
 ]
 
 headers = st.builds(
@@ -75,7 +77,7 @@ def test_a_header_survives_its_64_bytes(header: Header) -> None:
         bytes(64),
         b"HTTP" + bytes(60),
         Header(Type.HELLO).encode()[:5] + b"\x00" + bytes(58),
-        Header(Type.HELLO).encode()[:5] + b"\x0b" + bytes(58),
+        Header(Type.HELLO).encode()[:5] + b"\x0c" + bytes(58),
         Header(Type.HELLO).encode()[:6] + b"\x00\x01" + bytes(56),
     ],
 )

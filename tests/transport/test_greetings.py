@@ -54,7 +54,7 @@ def test_the_newest_version_that_both_speak_is_chosen(
     ("field", "reason"),
     [
         ({}, None),
-        ({"versions": (3, 4)}, "version"),
+        ({"versions": (4, 5)}, "version"),
         ({"contract": b"x" * 32}, "contract"),
         ({"roster": b"x" * 32}, "contract"),
         ({"initial": b"x" * 32}, "initial"),
@@ -122,6 +122,6 @@ def test_other_initial_tensors_are_told_with_the_software_of_both_sides() -> Non
 
 
 def test_versions_that_do_not_meet_are_told_as_ranges() -> None:
-    error = mismatch_error("bob", "version", greeting("alice"), greeting("bob", versions=(3, 4)))
-    assert error.differences[0] == Difference("splitfed protocol", "2", "3 to 4")
+    error = mismatch_error("bob", "version", greeting("alice"), greeting("bob", versions=(4, 5)))
+    assert error.differences[0] == Difference("splitfed protocol", "3", "4 to 5")
     assert "version" in error.cure

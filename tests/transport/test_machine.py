@@ -2,8 +2,9 @@
 
 The network delivers, repeats, reorders, damages and loses messages, brings back messages
 of earlier sessions, and breaks connections with or without the listener's notice; the
-parties restart. Whatever the order, the invariants hold after every step, and once the
-network behaves, every payload and every vote has arrived.
+parties restart. Both pass on what Carol, a third party, signed. Whatever the order, the
+invariants hold after every step, and once the network behaves, every payload, every vote and
+every note has arrived.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from hypothesis.stateful import (
 )
 
 from splitfed.transport.assembly import BAD_CHUNKS_ALLOWED
-from splitfed.transport.events import Arrived, Delivered, Failed, Offer, Outgoing, Voted
-from splitfed.transport.frames import NO_SESSION, Header, Type
+from splitfed.transport.events import Arrived, Delivered, Failed, Noted, Offer, Outgoing, Voted
+from splitfed.transport.frames import NO_SESSION, Header, NoteBody, Type
 from tests.support.talk import (
     CHUNK,
     WINDOW,
@@ -29,6 +30,7 @@ from tests.support.talk import (
     Passed,
     outgoing,
     receipt,
+    signed_note,
     signed_vote,
     stored_body,
 )
@@ -51,13 +53,24 @@ class App:
         self.stored: dict[int, tuple[Offer, bytes]] = {}
         self.heard: dict[int, bytes] = {}
         self.delivered: set[int] = set()
+        self.passed_on: dict[int, Outgoing] = {}
+        self.carols: dict[int, tuple[Offer, bytes]] = {}
+        self.notes: dict[int, NoteBody] = {}
+        self.noted: set[bytes] = set()
+        self.curious = True
         self.party = self.live()
+
+    def wants(self, offer: Offer) -> bool:
+        """Does it lack this payload of Carol's, and care?"""
+        return self.curious and offer.round not in self.carols
 
     def live(self) -> Party:
         """A new process over the same folder."""
         self.boot += 1
         self.seen = 0
-        self.party = Party(self.name, self.peer, boot=self.boot, closed_round=self.round - 1)
+        self.party = Party(
+            self.name, self.peer, wanted=self.wants, boot=self.boot, closed_round=self.round - 1
+        )
         for offer, _ in self.stored.values():
             self.party.holds(offer)
         for round in (self.round - 1, self.round):
@@ -65,6 +78,11 @@ class App:
                 self.party.talk.offer(self.offers[round])
             if round in self.votes:
                 self.party.talk.vote(round, *self.votes[round])
+            if round in self.passed_on:
+                out = self.passed_on[round]
+                self.party.talk.pass_on(out.offer, out.payload)
+            if round in self.notes:
+                self.party.talk.note(round, self.notes[round])
         return self.party
 
     @property
@@ -109,12 +127,17 @@ class Federation(RuleBasedStateMachine):
         app = self.apps[name]
         for event in app.party.events[app.seen :]:
             match event:
+                case Arrived(offer=offer, payload=payload) if offer.party == "carol":
+                    app.carols[offer.round] = (offer, bytes(payload))
+                    app.party.holds(offer)
+                case Noted(body=body):
+                    app.noted.add(body)
                 case Arrived(offer=offer, payload=payload):
                     app.stored[offer.round] = (offer, bytes(payload))
                     app.party.holds(offer)
                 case Voted(round=round, body=body):
                     app.heard[round] = body
-                case Delivered(round=round):
+                case Delivered(round=round, offer=offer) if offer.party == name:
                     app.delivered.add(round)
                 case _:
                     pass
@@ -127,6 +150,30 @@ class Federation(RuleBasedStateMachine):
         if ready and app.round not in app.votes:
             app.votes[app.round] = signed_vote(name, b"vote %d" % app.round)
             app.party.talk.vote(app.round, *app.votes[app.round])
+
+    @rule(name=names, size=sizes)
+    def pass_on(self, name: str, size: int) -> None:
+        """What Carol signed for the open round; all her payloads of a round are one."""
+        app = self.apps[name]
+        if app.round not in app.passed_on:
+            others = self.apps[app.peer].passed_on
+            out = others.get(app.round) or outgoing("carol", app.round, size)
+            app.passed_on[app.round] = out
+            self.all_offers[out.offer.manifest.root] = out.payload
+            app.party.talk.pass_on(out.offer, out.payload)
+
+    @rule(name=names)
+    def note(self, name: str) -> None:
+        app = self.apps[name]
+        app.notes[app.round] = note = signed_note("carol", "view", b"view %d" % app.round)
+        app.party.talk.note(app.round, note)
+
+    @rule(name=names, curious=st.booleans())
+    def change_its_mind(self, name: str, curious: bool) -> None:
+        app = self.apps[name]
+        app.curious = curious
+        app.party.talk.look_again(self.net.now)
+        self.net.collect(app.party)
 
     @rule(name=names)
     def close_round(self, name: str) -> None:
@@ -267,8 +314,9 @@ class Federation(RuleBasedStateMachine):
     @invariant()
     def stored_is_said_only_of_what_is_verified_and_durable(self) -> None:
         for frame in self.net.of(Type.STORED) if hasattr(self, "net") else ():
-            offer, payload = self.apps[frame.sender].stored[frame.header.round]
-            assert frame.content == stored_body(frame.sender, offer)
+            app, round = self.apps[frame.sender], frame.header.round
+            held = [held[round] for held in (app.stored, app.carols) if round in held]
+            ((offer, payload),) = (h for h in held if frame.content == stored_body(app.name, h[0]))
             assert payload == self.all_offers[offer.manifest.root]
 
     @invariant()
@@ -278,19 +326,25 @@ class Federation(RuleBasedStateMachine):
             assert len(keys) == len(set(keys))
             votes = [event.round for event in app.party.of(Voted)]
             assert len(votes) == len(set(votes))
+            notes = [event.body for event in app.party.of(Noted)]
+            assert len(notes) == len(set(notes))
             assert not app.party.of(Failed), app.party.events
 
     @invariant()
     def delivered_means_durable(self) -> None:
         for app in getattr(self, "apps", {}).values():
             for event in app.party.of(Delivered):
-                assert self.apps[app.peer].stored[event.round][0] == event.offer
+                peer = self.apps[app.peer]
+                held = peer.stored if event.offer.party == app.name else peer.carols
+                assert held[event.round][0] == event.offer
                 assert event.counter_signature == receipt(app.peer, event.offer)
 
     def calm_weather(self) -> None:
         """The network behaves for a while: both are in session again, by themselves, and
         everything offered and voted arrives."""
         self.net.alter = lambda frame: (frame.header, frame.body)
+        for name in NAMES:
+            self.change_its_mind(name, curious=True)
         for _ in range(12):
             self.net.pump()
             for name in NAMES:
@@ -305,6 +359,10 @@ class Federation(RuleBasedStateMachine):
                     assert app.stored[round][1] == peer.offers[round].payload
                 if round in peer.votes and round >= app.round:
                     assert app.heard[round] == peer.votes[round][0]
+                if round in peer.passed_on and round >= app.round:
+                    assert app.carols[round][1] == peer.passed_on[round].payload
+                if round in peer.notes and round >= app.round:
+                    assert peer.notes[round].body in app.noted
 
     def teardown(self) -> None:
         if hasattr(self, "net"):

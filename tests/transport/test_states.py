@@ -33,6 +33,7 @@ from tests.support.talk import (
     channel_of,
     greeting,
     outgoing,
+    signed_note,
     signed_vote,
     stored_body,
 )
@@ -46,6 +47,7 @@ BODIES = {
     Type.PULL: Pull(((0, 1),)),
     Type.STORED: stored_body("bob", outgoing("alice").offer),
     Type.VOTE: Vote(*signed_vote("bob", b"vote")),
+    Type.NOTE: signed_note("carol", "view", b"a view"),
     Type.STATUS: StatusBody(Status("training", 1, 1, 1)),
     Type.GOODBYE: Goodbye("finished", 1),
 }

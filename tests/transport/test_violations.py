@@ -126,7 +126,9 @@ FORGERIES = {
     "another round than signed": replace(HOSTILE.offer, round=2),
     "another run than signed": replace(HOSTILE.offer, run=bytes(32)),
     "another kind than signed": replace(HOSTILE.offer, kind="outputs"),
-    "another party's": outgoing("alice").offer,
+    "in another party's name": replace(HOSTILE.offer, party="carol"),
+    "in nobody's name": replace(HOSTILE.offer, party="mallory"),
+    "another party's with a false entry": replace(outgoing("carol").offer, head=bytes(32)),
     "a wrong root": offer_of("bob", 1, replace(HOSTILE.offer.manifest, root=bytes(32))),
     "a false total": offer_of("bob", 1, replace(HOSTILE.offer.manifest, total=1 << 40)),
 }

@@ -219,3 +219,39 @@ def test_the_view_says_what_is_missing() -> None:
     assert view.awaiting == "update of round 1: 6 of 10 chunks"
     net.cut(line)
     assert alice.talk.view.state == "absent"
+
+
+def awaiting(*names: str) -> Status:
+    return Status("waiting", 3, 0, 0, awaits=names)
+
+
+def test_for_whose_word_a_party_waits_is_told_at_once_and_is_no_progress() -> None:
+    net, alice, bob, _ = joined()
+    bob.talk.status = awaiting()
+    net.tick(0.0)
+    since = net.now
+    assert alice.talk.since_change == since
+    for count, names in enumerate((("carol",), ("alice", "carol"), ("alice",)), start=2):
+        bob.talk.status = awaiting(*names)
+        net.tick(0.9)
+        assert len(net.of(Type.STATUS, "bob")) == count - 1
+        net.tick(0.1)
+        assert len(net.of(Type.STATUS, "bob")) == count
+        assert alice.of(StatusChanged)[-1].status.awaits == names
+    assert alice.talk.since_change == since
+
+
+def test_that_nobody_is_awaited_any_more_is_told_in_time_and_is_no_progress() -> None:
+    net, alice, bob, _ = joined()
+    bob.talk.status = awaiting("carol")
+    net.tick(0.0)
+    since = net.now
+    bob.talk.status = awaiting()
+    net.tick(9.9)
+    assert len(net.of(Type.STATUS, "bob")) == 1
+    net.tick(0.1)
+    assert alice.of(StatusChanged)[-1].status == awaiting()
+    assert alice.talk.since_change == since
+    bob.talk.status = Status("waiting", 3, 1, 9)
+    net.tick(10.0)
+    assert alice.talk.since_change == net.now

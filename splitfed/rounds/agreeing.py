@@ -1,0 +1,92 @@
+"""How the parties agree on what a round comes to: inputs, my vote, equal votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from splitfed.rounds.gates import Signer
+from splitfed.rounds.mail import Mail
+from splitfed.rounds.outcome import outcome_of
+from splitfed.rounds.place import Place
+from splitfed.rounds.telling import NAMES, Telling
+from splitfed.rounds.terms import UPDATE, Terms
+from splitfed.rounds.timing import RoundClock
+from splitfed.rounds.vote import Vote, encode_vote
+from splitfed.rounds.waiting import Waiting
+from splitfed.store import RunFolder
+from splitfed.tensors import Tensors, digest
+from splitfed.transport.events import Outcome, vote_message
+from splitfed.transport.link import Link
+
+
+@dataclass(kw_only=True)
+class Agreeing:
+    """The engine's part between an own release and the end of its round; see
+    :class:`~splitfed.rounds.Engine` for the attributes."""
+
+    terms: Terms
+    party: str
+    signer: Signer
+    folder: RunFolder
+    link: Link
+    mail: Mail
+    waiting: Waiting
+    place: Place
+    times: RoundClock
+    telling: Telling
+    rejected: list[dict[str, Any]]
+    _said: tuple[object, ...] = field(init=False, default=())
+
+    def agree(self, round: int, kind: str) -> tuple[Outcome, Tensors, Vote]:
+        """Gather the inputs, vote, and gather votes, in one view after the other if need be,
+        until all members of one have voted alike."""
+        while True:
+            self.waiting.until_here(self.mail.membership.missing_inputs, NAMES[kind])
+            self.times.waited_until(self.mail.busy_until.values())
+            self._judged(kind)
+            outcome, g, vote = self._settle(round, kind)
+            self.waiting.until_here(partial(self.mail.membership.missing_votes, vote), "vote")
+            if self.mail.membership.closing():
+                return outcome, g, vote
+            if liar := self.mail.membership.contradicted(vote):
+                self.waiting.blame(*liar)
+
+    def _settle(self, round: int, kind: str) -> tuple[Outcome, Tensors, Vote]:
+        """Aggregate what was admitted and vote on it, durably before it is sent."""
+        book = self.mail.book
+        outcome, g, aggregate = outcome_of(book, kind, self.terms, self.place.g)
+        vote = book.own_vote(
+            terms=self.terms,
+            run=self.mail.named,
+            party=self.party,
+            aggregate=aggregate,
+            shared=aggregate if kind == UPDATE else digest(g),
+            voids=self.place.voids + (outcome == "void"),
+        )
+        vote = book.votes.get(self.party, vote)
+        body = encode_vote(vote)
+        signature = self.signer.sign(vote_message(body))
+        self.folder.save_vote(
+            round=round, view=vote.view, party=self.party, body=body, signature=signature
+        )
+        book.add_vote(vote)
+        self.folder.log("voted", round=round, outcome=outcome, aggregate=aggregate)
+        self.link.vote(round, body, signature)
+        return outcome, g, vote
+
+    def _judged(self, kind: str) -> None:
+        """Tell the verdicts, unless another view came to the same."""
+        number, book = self.mail.number, self.mail.book
+        admitted, excluded = book.admitted(), book.excluded()
+        said = number, kind, tuple(sorted(admitted)), tuple(sorted(excluded.items()))
+        if self._said == said:
+            return
+        self._said = said
+        updates = self.place.compare(kind, admitted, self.party)
+        self.telling.judged(number, NAMES[kind], admitted, excluded, updates)
+        for party, reason in sorted(excluded.items()):
+            fault = {"round": number, "peer": party, "reason": reason}
+            if fault not in self.rejected:
+                self.rejected.append(fault)

@@ -1,0 +1,387 @@
+"""One party's part in the views: what it signs, what it passes on, and who is gone for it.
+
+Only in federations of three or more. Two parties never form a smaller view: one that goes on
+alone has left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import torch
+
+from splitfed.errors import FolderDiverged, ProtocolViolation
+from splitfed.rounds.book import Book
+from splitfed.rounds.entrance import Entrance
+from splitfed.rounds.gates import Signer
+from splitfed.rounds.returning import Returning
+from splitfed.rounds.schedule import plan
+from splitfed.rounds.serving import Serving
+from splitfed.rounds.statements import (
+    Lie,
+    check_statement,
+    decode_lie,
+    decode_statement,
+    proven,
+    signed_offer,
+)
+from splitfed.rounds.terms import Terms
+from splitfed.rounds.views import Statement, Views, demand_of
+from splitfed.rounds.vote import Vote
+from splitfed.store import RunFolder
+from splitfed.transport.events import Noted, note_message, vote_message
+from splitfed.transport.link import Link
+
+
+class Membership:
+    """Used by the engine's thread only.
+
+    Attributes:
+        dynamic: whether there can be views at all.
+        views: those that this party knows of.
+        lost: peers that are gone for as long as this process lives, with the reason.
+        quarantined: peers that broke the rules and are gone for good, likewise.
+        returning: what this party, when left out, learns of what the others closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        terms: Terms,
+        party: str,
+        folder: RunFolder,
+        link: Link,
+        entrance: Entrance,
+        signer: Signer,
+    ) -> None:
+        self._terms, self._party, self._folder = terms, party, folder
+        self._link, self._entrance, self._signer = link, entrance, signer
+        self.dynamic = len(terms.parties) > 2
+        self.views = Views(terms.parties, party, terms.minimum_parties)
+        self.lost: dict[str, str] = {}
+        self.quarantined = dict(folder.quarantined)
+        self.returning = Returning(terms)
+        self._book = Book(round=0)
+        self._kinds: tuple[str, ...] = ()
+        self._run: bytes | None = None
+        self._serving = Serving(
+            terms=terms, party=party, folder=folder, link=link, signer=signer, views=self.views
+        )
+        for row in folder.statements() if self.dynamic else ():
+            self.views.hear(decode_statement(row.body))
+
+    @property
+    def gone(self) -> dict[str, str]:
+        """Peers that take no part any more, with the reason."""
+        return {**self.lost, **self.quarantined}
+
+    @property
+    def peers(self) -> list[str]:
+        """The other members of the present view that are not gone."""
+        gone = self.gone
+        return [p for p in self.views.current.members if p != self._party and p not in gone]
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the others made a view without this party."""
+        return self.views.without_me is not None
+
+    # --- the open round ----------------------------------------------------------------
+
+    def open(
+        self,
+        book: Book,
+        kinds: Sequence[str],
+        run: bytes | None,
+        g: Mapping[str, torch.Tensor],
+    ) -> None:
+        """``book`` is of the open round; those of ``kinds`` are closed, and ``g`` came of them."""
+        self._book, self._kinds, self._run = book, tuple(kinds), run
+        self._serving.agreed = run, g
+        if self.dynamic:
+            self._turn()
+            self._serving.say_again(book.round)
+
+    def missing_inputs(self) -> list[str]:
+        """Of whom something is awaited before this party can vote: signatures that the next view
+        lacks, or updates. One that its party does not bring any more is due from the others."""
+        if self.closing():
+            return []
+        if waiting := self.entry():
+            return waiting
+        missing = self._book.missing_inputs(self._terms)
+        members = self.views.current.members
+        if self.dynamic and set(missing) - set(members):
+            others = {name for name in members if name != self._party}
+            return sorted((set(missing) & set(members)) | others)
+        return missing
+
+    def missing_votes(self, own: Vote) -> list[str]:
+        """Whose vote is awaited in the view in which this party voted ``own``; nobody's where the
+        round is closed, or another view has come."""
+        if self.views.pending or self.views.current.number != own.view or self.closing():
+            return []
+        if self.dynamic and self._book.contradiction(own) is not None:
+            return []  # no vote that is still to come can mend that
+        return self._book.missing_votes(self._terms)
+
+    def closing(self) -> Vote | None:
+        """My vote in a view whose members' equal votes close the open round; None: none yet."""
+        return self._book.closing(self.views.known.values(), self._party)
+
+    def closed(self, round: int, g: Mapping[str, torch.Tensor]) -> None:
+        """``round`` is closed here, and ``g`` came of it."""
+        if not self.dynamic:
+            return
+        self._serving.agreed = self._run, g
+        self.views.turned()
+        voted = [vote.view for vote in self._folder.votes(round)]
+        self._folder.drop_statements(below=min([*voted, self.views.current.number]))
+        self.returning.forget(round)
+        self._serving.say_again(round + 1)
+        out = set(self._terms.parties) - set(self.views.current.members)
+        connected = {
+            p for p, view in self._link.peers_status().items() if view.state == "connected"
+        }
+        behind = (out & connected) | self.views.behind(round)
+        for peer in sorted(behind - {self._party} - set(self.gone)):
+            self._serving.serve(peer)
+
+    def entry(self) -> list[str]:
+        """Whose signatures are awaited until this party is a member again; nobody's where it is
+        one. Until then it releases nothing."""
+        if self.views.pending:
+            return list(self.views.unsigned)
+        left = self.views.without_me
+        return [] if left is None else list(left.members)
+
+    def counts(self) -> bool:
+        """Whether an update of this party can still count in the open round."""
+        demand = self._book.demand
+        return demand is None or self._party in demand.parties
+
+    # --- who takes part ----------------------------------------------------------------
+
+    def alive(self, late: Iterable[str]) -> set[str]:
+        """Who should vote on the open round: the members that are neither ``late`` nor gone, and
+        whoever is back and said so for this very round."""
+        views, parties = self.views, self._terms.parties
+        left = () if views.without_me is None else views.without_me.members
+        back = [p for p in parties if views.heard_of(p, self._book.round)]
+        out = {*late, *self.gone}
+        found = {self._party, *views.current.members, *left, *back} - out
+        # Too few: whoever was left out for a while may be there again.
+        return found if len(found) >= self._terms.minimum_parties else set(parties) - out
+
+    def consider(self, late: Iterable[str]) -> bool:
+        """Sign the next view where it should be another than the present one.
+
+        Returns:
+            Whether enough parties are left to go on with.
+        """
+        alive = self.alive(late)
+        if len(alive) < self._terms.minimum_parties:
+            return False
+        behind = self.views.without_me
+        if behind is not None and behind.round > self._book.round:
+            return True  # they are ahead: first what they closed has to come here
+        wish = self.views.wish(self._book.round, alive)
+        if wish is not None:
+            self._sign(*wish)
+        return True
+
+    def _sign(self, number: int, members: tuple[str, ...]) -> None:
+        assert self._run is not None  # nothing is exchanged before the run has a name
+        round = self._book.round
+        own = self._folder.own_vote(round)
+        kind = plan(self._kinds, self._terms)[round - 1]
+        inputs = sorted(
+            (party, held.root, held.signature)
+            for party, held in self._book.inputs.items()
+            if signed_offer(self._terms, self._run, round, kind, party, held.root, held.signature)
+        )
+        word = Statement(
+            run=self._run,
+            view=number,
+            round=round,
+            party=self._party,
+            members=members,
+            vote=b"" if own is None else own.body,
+            vote_signature=b"" if own is None else self._signer.sign(vote_message(own.body)),
+            inputs=tuple(inputs),
+        )
+        body = msgspec.msgpack.encode(word)
+        signature = self._signer.sign(note_message("view", body))
+        self._folder.save_statement(
+            view=number, round=round, party=self._party, body=body, signature=signature
+        )
+        self._folder.log("view-signed", view=number, round=round, members=list(members))
+        self._link.note(round, self._party, "view", body, signature)
+        self._hear(word)
+
+    def _hear(self, word: Statement) -> Statement | None:
+        before = self.views.current.number
+        earlier = self.views.hear(word)
+        if self.views.current.number != before:
+            self._made()
+        return earlier
+
+    def _made(self) -> None:
+        view = self.views.current
+        out = sorted(set(self._terms.parties) - set(view.members))
+        self._folder.note_view(view.number, view.round, view.members)
+        self._folder.log(
+            "view", view=view.number, round=view.round, members=list(view.members), left_out=out
+        )
+        self._turn()
+        self._serving.say_again(self._book.round)
+
+    def _turn(self) -> None:
+        """The book follows the present view; what that view settles is asked for and passed on."""
+        view, book = self.views.current, self._book
+        book.view = view
+        book.demand = demand = demand_of(view, book.round)
+        for party in sorted(demand.liars):
+            self._show(party, *demand.liars[party])
+        for party, root in demand.roots.items():
+            held = book.inputs.get(party)
+            if held is not None and held.root != root and party != self._party:
+                # It signed both, and one of them may have closed the round somewhere.
+                self._show(party, (held.root, held.signature), self._shown_for(party, root))
+                self._folder.drop_input(book.round, party)
+                del book.inputs[party]
+        lacking = {p: r for p, r in demand.roots.items() if p not in book.inputs}
+        self._entrance.asked = frozenset(lacking.items())
+        self._link.look_again()
+        if view.round == book.round:
+            self._serving.pass_on(book.round, demand, view)
+
+    def _shown_for(self, party: str, root: bytes) -> tuple[bytes, bytes]:
+        """The digest and the signature under it that some member showed."""
+        for word in self.views.current.statements.values():
+            vote = word.cast
+            offers = () if vote is None else zip(vote.inputs, vote.offers, strict=False)
+            shown = [(name, found, sign) for (name, found), (_, sign) in offers]
+            for name, found, sign in (*word.inputs, *shown):
+                if (name, found) == (party, root):
+                    return root, sign
+        return root, b""
+
+    # --- what others say ---------------------------------------------------------------
+
+    def noted(self, event: Noted) -> None:
+        """Take in a statement or evidence that ``event.origin`` signed.
+
+        Raises:
+            ProtocolViolation: no honest party signs this.
+            FolderDiverged: it is mine, and this folder does not have it.
+        """
+        assert self._run is not None  # before that, whatever comes waits
+        if event.kind == "evidence":
+            lie = decode_lie(event.body)
+            if lie.run == self._run and not proven(lie, self._terms):
+                raise ProtocolViolation(f"shows evidence against {lie.party} that proves nothing")
+            if lie.run == self._run and lie.party != self._party:
+                self._convict(lie)
+            return
+        word = decode_statement(event.body)
+        check_statement(
+            word, origin=event.origin, run=self._run, terms=self._terms, kinds=self._kinds
+        )
+        if self.views.leaps(word):
+            raise ProtocolViolation(f"signs view {word.view}, far above all others, or very many")
+        if event.origin == self._party:
+            if word.view >= self.views.current.number and not any(
+                row.body == event.body for row in self._folder.statements(word.view)
+            ):
+                raise FolderDiverged(
+                    f"{event.peer} holds a statement for view {word.view} that this party signed "
+                    f"and that {self._folder.path} lacks: was it restored from a backup?",
+                    "put the newest copy of the folder back, or start over on all sides",
+                )
+            return
+        if word.view >= self.views.floor:
+            self._folder.save_statement(
+                view=word.view,
+                round=word.round,
+                party=event.origin,
+                body=event.body,
+                signature=event.signature,
+            )
+        earlier = self._hear(word)
+        self._look()
+        if earlier is not None:
+            raise ProtocolViolation(f"signed two different lists of members for view {word.view}")
+        cast = word.cast
+        if cast is not None and word.round == self._book.round:
+            known = self._book.ballots.get(cast.view, {}).get(event.origin, cast)
+            if known != cast:
+                raise ProtocolViolation(f"cast two different votes for round {word.round}")
+        if word.round < self._book.round and event.peer == event.origin:
+            self._serving.serve(event.origin)
+
+    def contradicted(self, own: Vote) -> tuple[str, str] | None:
+        """Who lied where a vote of the same view differs from ``own``, and how; None: none does.
+
+        A different update of a third party is that party's lie if it signed both, and the
+        voter's if it did not.
+        """
+        found = self._book.contradiction(own)
+        if found is None or not self.dynamic:
+            return found and (found[0], f"its vote contradicts the stored inputs: {found[1]}")
+        voter, difference = found
+        theirs = self._book.ballots[own.view][voter]
+        mine, signed = dict(own.inputs), dict(theirs.offers)
+        for party, root in theirs.inputs:
+            if party in mine and mine[party] != root and party != self._party:
+                other = root, signed.get(party, b"")
+                if self._show(party, (mine[party], dict(own.offers)[party]), other):
+                    return party, f"signed two different updates for round {own.round}"
+        return voter, f"its vote contradicts the stored inputs: {difference}"
+
+    def _show(self, party: str, one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:
+        """Tell everybody that ``party`` lied, if it did."""
+        assert self._run is not None
+        round = self._book.round
+        kind = plan(self._kinds, self._terms)[round - 1]
+        lie = Lie(self._run, round, kind, party, *sorted((one, other)))
+        if not proven(lie, self._terms):
+            return False
+        body = msgspec.msgpack.encode(lie)
+        self._link.note(
+            round, self._party, "evidence", body, self._signer.sign(note_message("evidence", body))
+        )
+        self._convict(lie)
+        return True
+
+    def _convict(self, lie: Lie) -> None:
+        self._folder.save_evidence(lie.round, lie.party, msgspec.msgpack.encode(lie))
+        self.quarantine(lie.party, f"signed two different updates for round {lie.round}")
+
+    def quarantine(self, party: str, reason: str) -> None:
+        """``party`` broke the rules: it takes no part in this run any more."""
+        if party not in self.quarantined:
+            self.quarantined[party] = reason
+            self._folder.quarantine(party, reason)
+            self._folder.log("quarantined", peer=party, reason=reason, round=self._book.round)
+
+    def serve(self, peer: str) -> None:
+        """Pass on to ``peer``, which is behind, what it lacks."""
+        if peer not in self.gone:
+            self._serving.serve(peer)
+
+    def learn(self, vote: Vote) -> None:
+        """A vote for the open round or a later one may be one that closed it without us."""
+        self.returning.note(vote)
+        self._look()
+
+    def _look(self) -> None:
+        """Find out what others closed without this party, and ask for what came of it."""
+        for view in self.views.foreign:
+            self.returning.certify(view, self._book.round)
+        vote = self.returning.vote
+        wanted = None if vote is None else (vote.round, vote.shared)
+        if wanted != self._entrance.state:
+            self._entrance.state = wanted
+            self._link.look_again()

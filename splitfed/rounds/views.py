@@ -1,0 +1,281 @@
+"""Who votes: numbered lists of members, each made by the signatures of all its members.
+
+View 0 is all parties. When members are gone, the others sign the next view, and a round is
+closed by equal votes of all members of one view. It is single-decree Paxos (L. Lamport, *The
+Part-Time Parliament*, 1998) for each round, with the whole view as the quorum: every view holds
+more than half of all parties, so any two have a member in common; that member's signature
+carries its vote of the earlier view, and after signing it votes in no lower view. So a later
+view can only come to what an earlier one may have come to.
+
+Nothing here does input or output, looks at a clock or decides who is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from splitfed.entries import Digest, Name, Signature
+from splitfed.rounds.vote import Vote, decode_vote
+
+LEAP = 64
+"""A statement may be of a view so many numbers above all that were seen, and one party may have
+signed so many views above the present one."""
+
+Number = Annotated[int, Meta(ge=1, le=(1 << 62))]
+Input = tuple[Name, Digest, Signature]
+"""Whose update, its digest, and the party's signature under its offer."""
+
+
+class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One party's word that it votes in this view from now on and in no lower one.
+
+    Attributes:
+        run: the federation run, 32 bytes.
+        view: number of the view, from 1.
+        round: the exchange that is open for the signer.
+        party: who signs.
+        members: of the view, by name, the signer among them.
+        vote: the signer's vote of the highest view for this round, as it was sent; empty: none.
+        vote_signature: under that vote; empty: none.
+        inputs: the updates of this round that the signer knows, by name.
+    """
+
+    run: Digest
+    view: Number
+    round: Number
+    party: Name
+    members: Annotated[tuple[Name, ...], Meta(max_length=256)]
+    vote: Annotated[bytes, Meta(max_length=60 << 10)] = b""
+    vote_signature: Annotated[bytes, Meta(max_length=64)] = b""
+    inputs: Annotated[tuple[Input, ...], Meta(max_length=256)] = ()
+
+    @property
+    def cast(self) -> Vote | None:
+        """The vote inside."""
+        return decode_vote(self.vote) if self.vote else None
+
+
+@dataclass(frozen=True)
+class View:
+    """One list of members, and the statements that made it; those of view 0 are none.
+
+    Attributes:
+        number: 0 for all parties.
+        members: by name.
+        statements: by party.
+    """
+
+    number: int
+    members: tuple[str, ...]
+    statements: Mapping[str, Statement] = field(default_factory=dict)
+
+    @property
+    def round(self) -> int:
+        """The exchange that was open when it was made; 0 for view 0."""
+        return next((word.round for word in self.statements.values()), 0)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Which updates a round's outcome in a view is made of.
+
+    Attributes:
+        parties: whose, by name.
+        roots: the digests that are settled already, by party; a member's own may come yet.
+        settled: an earlier vote may have closed the round on just these, so no other counts.
+        liars: parties that signed two different updates, with both: (root, signature) each.
+    """
+
+    parties: tuple[str, ...]
+    roots: Mapping[str, bytes] = field(default_factory=dict)
+    settled: bool = False
+    liars: Mapping[str, tuple[tuple[bytes, bytes], tuple[bytes, bytes]]] = field(
+        default_factory=dict
+    )
+
+
+def demand_of(view: View, round: int) -> Demand:
+    """What must be voted on in ``view`` for ``round``: the inputs of the highest vote that a
+    member has cast, since the round may be closed on them; without any, what every member
+    releases, and what any of them holds of others. A function of the statements alone."""
+    if view.round != round:
+        return Demand(parties=view.members)
+    votes = [vote for word in view.statements.values() if (vote := word.cast) is not None]
+    top = max((vote.view for vote in votes), default=-1)
+    lists = {vote.inputs for vote in votes if vote.view == top}
+    if len(lists) == 1:
+        roots = dict(lists.pop())
+        return Demand(parties=tuple(sorted(roots)), roots=roots, settled=True)
+    # No vote, or different ones in one view: nobody has closed on either, unless somebody voted
+    # twice, and then the two votes show who it was.
+    shown: dict[str, dict[bytes, bytes]] = {}
+    for word in view.statements.values():
+        for party, root, signature in word.inputs:
+            shown.setdefault(party, {})[root] = signature
+    liars = {}
+    for party, signed in shown.items():
+        if len(signed) > 1:
+            first, second, *_ = sorted(signed.items())
+            liars[party] = (first, second)
+    roots = {party: next(iter(signed)) for party, signed in shown.items() if party not in liars}
+    wanted = (set(view.members) | set(roots)) - set(liars)
+    return Demand(parties=tuple(sorted(wanted)), roots=roots, liars=liars)
+
+
+class Views:
+    """The views that one party knows of.
+
+    Attributes:
+        current: the highest view that all its members made, this party among them.
+        known: the views made while the open round was open, by number, ``current`` and
+            ``without_me`` included: equal votes of all members of any of them close it, whether
+            or not this party is one of them.
+        without_me: the highest made by others without this party, if higher than ``current``.
+        signed: number of the highest view that this party signed.
+    """
+
+    def __init__(self, parties: Iterable[str], party: str, minimum: int) -> None:
+        self._party, self._minimum = party, minimum
+        self.current = View(0, tuple(sorted(parties)))
+        self.known = {0: self.current}
+        self.without_me: View | None = None
+        self.signed = 0
+        self._highest = self._floor = 0
+        self._heard: dict[tuple[int, int, tuple[str, ...]], dict[str, Statement]] = {}
+        self._words: dict[tuple[int, str], Statement] = {}
+
+    @property
+    def pending(self) -> bool:
+        """Whether this party signed a view that is not made yet: it must not vote then."""
+        return self.signed > self.current.number
+
+    @property
+    def mine(self) -> Statement | None:
+        """What this party signed last; None: nothing."""
+        return self._words.get((self.signed, self._party))
+
+    @property
+    def unsigned(self) -> tuple[str, ...]:
+        """Whose signature the pending view lacks, by name; empty without one."""
+        if not self.pending or (mine := self.mine) is None:
+            return ()
+        heard = self._heard[mine.view, mine.round, mine.members]
+        return tuple(name for name in mine.members if name not in heard)
+
+    def heard_of(self, party: str, round: int) -> bool:
+        """Whether ``party`` signed a view above the current one for ``round``."""
+        return any(
+            word.round == round and number > self.current.number
+            for (number, name), word in self._words.items()
+            if name == party
+        )
+
+    @property
+    def floor(self) -> int:
+        """A statement for a lower view says nothing about the open round."""
+        return self._floor
+
+    def said(self, party: str) -> int:
+        """How many statements of ``party`` are known."""
+        return sum(name == party for _, name in self._words)
+
+    def behind(self, round: int) -> set[str]:
+        """Whoever signed last while ``round`` or an earlier one was open for it."""
+        last: dict[str, int] = {}
+        for (_, party), word in self._words.items():
+            last[party] = max(last.get(party, 0), word.round)
+        return {party for party, of in last.items() if of <= round}
+
+    @property
+    def foreign(self) -> list[View]:
+        """The views without this party by whose votes the open round or a later one may be
+        closed."""
+        views = {**self.known, **({} if (left := self.without_me) is None else {left.number: left})}
+        return [view for view in views.values() if self._party not in view.members]
+
+    def leaps(self, statement: Statement) -> bool:
+        """Whether its number is far above all that were seen, or its party has signed very many:
+        no honest party does."""
+        return statement.view > self._highest + LEAP or self.said(statement.party) > LEAP
+
+    def hear(self, statement: Statement) -> Statement | None:
+        """Note a statement whose signatures were verified. Views may be made by it.
+
+        Returns:
+            The earlier one if the party signed another for this number, which counts on; else
+            None.
+        """
+        key = statement.view, statement.party
+        earlier = self._words.get(key)
+        if earlier is not None:
+            return None if earlier == statement else earlier
+        self._highest = max(self._highest, statement.view)
+        if statement.party == self._party:
+            self.signed = max(self.signed, statement.view)
+        if statement.view < self._floor:
+            return None
+        self._words[key] = statement
+        group = statement.view, statement.round, statement.members
+        self._heard.setdefault(group, {})[statement.party] = statement
+        if set(self._heard[group]) == set(statement.members):
+            self._made(View(statement.view, statement.members, dict(self._heard[group])))
+        return None
+
+    def _made(self, view: View) -> None:
+        if self._party in view.members:
+            self.known[view.number] = view
+            if view.number > self.current.number:
+                self.current = view
+        else:
+            self.known.setdefault(view.number, view)
+            if self.without_me is None or view.number > self.without_me.number:
+                self.without_me = view
+        left = self.without_me
+        if left is not None and left.number < self.current.number:
+            self.without_me = None
+
+    def turned(self) -> None:
+        """The open round is closed: only the current view and later ones matter from now on."""
+        number = self._floor = self.current.number
+        left = self.without_me
+        self.known = {view.number: view for view in (left, self.current) if view is not None}
+        self._words = {key: word for key, word in self._words.items() if key[0] >= number}
+        self._heard = {key: group for key, group in self._heard.items() if key[0] >= number}
+
+    def _in_vain(self, mine: Statement) -> bool:
+        """Whether a member whose signature is not here signed another list for this number or a
+        later view, so that it may never sign this one."""
+        lacking = set(self.unsigned)
+        return any(number >= mine.view and name in lacking for number, name in self._words)
+
+    def wish(self, round: int, alive: Iterable[str]) -> tuple[int, tuple[str, ...]] | None:
+        """Number and members of the view that this party should sign now; None: nothing.
+
+        All that agree on who is alive come to one view: whoever has signed less joins the
+        highest proposal of these members, and whoever has signed another list proposes anew.
+
+        Args:
+            round: the open one.
+            alive: who should vote on it, this party among them.
+        """
+        members = tuple(sorted(alive))
+        if len(members) < self._minimum or self._party not in members:
+            return None
+        same = [
+            number
+            for number, of, names in self._heard
+            if of == round and names == members and number > self.signed
+        ]
+        if same:
+            return max(same), members
+        anew = self._highest + 1, members
+        if self.pending and (mine := self.mine) is not None:
+            waits = (mine.round, mine.members) == (round, members) and not self._in_vain(mine)
+            return None if waits else anew
+        at_rest = self.without_me is None and members == self.current.members
+        return None if at_rest else anew

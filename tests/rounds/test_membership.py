@@ -1,0 +1,339 @@
+"""Three parties and more: whoever vanishes, leaves or lies, the others go on, and all that agree
+on a round agree on what came of it. Real engines over the in-memory link."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from splitfed.errors import PeerUnreachable
+from splitfed.rounds import Trained
+from splitfed.rounds.statements import decode_lie
+from splitfed.rounds.vote import decode_vote, encode_vote
+from splitfed.store import RunFolder
+from splitfed.tensors import describe, digest, manifest_of, pack, unpack
+from splitfed.transport.events import Outgoing, vote_message
+from splitfed.transport.link import Link
+from tests.support.members import INITIAL, AddingLearner, Town
+
+PATIENCE = 20.0
+"""Of the clock of :func:`swift`: one second."""
+
+
+def swift() -> float:
+    return time.monotonic() * 20
+
+
+def town_of(path: Path, names: str = "abc", rounds: int = 4, **changes: Any) -> Town:
+    return Town(path, list(names), {"rounds": rounds, **changes}, clock=swift)
+
+
+class PowerCut(BaseException):
+    """The machine goes dark."""
+
+
+def begin(town: Town, *names: str, **engine: Any) -> None:
+    for name in names or town.names:
+        town.start(name, **{"patience": PATIENCE, **engine})
+
+
+def dies_in(town: Town, name: str, round: int) -> None:
+    def crash(now: int) -> None:
+        if now == round:
+            town.kill(name)
+            raise PowerCut
+
+    town.learners[name].crash = crash
+
+
+def after(*steps: list[float]) -> dict[str, torch.Tensor]:
+    """g after rounds in which these parties' steps were averaged."""
+    rise = sum(sum(some) / len(some) for some in steps)
+    return {name: tensor + rise for name, tensor in INITIAL.items()}
+
+
+def ended_with(town: Town, names: str, expected: dict[str, torch.Tensor]) -> None:
+    for name in names:
+        ending = town.endings[name]
+        assert not isinstance(ending, BaseException), ending
+        assert ending.outcome == "done", ending
+        for tensor in expected:
+            assert torch.allclose(ending.shared[tensor], expected[tensor]), (name, ending.shared)
+    assert len({digest(town.endings[name].shared) for name in names}) == 1
+
+
+def views_of(town: Town, name: str) -> list[list[str]]:
+    with RunFolder.read_only(town.folders[name]) as folder:
+        return [row.members for row in folder.views]
+
+
+def test_whoever_vanishes_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    town = town_of(tmp_path)
+    dies_in(town, "c", 2)
+    begin(town)
+    town.wait()
+    assert isinstance(town.endings["c"], PowerCut)
+    ended_with(town, "ab", after([1, 2, 3], *[[1, 2]] * 3))
+    assert views_of(town, "a") == views_of(town, "b") == [["a", "b"]]
+
+
+def test_five_parties_lose_two_one_after_the_other(tmp_path: Path) -> None:
+    town = town_of(tmp_path, "abcde", max_update_norm=100.0)
+    dies_in(town, "c", 2)
+    dies_in(town, "e", 3)
+    begin(town)
+    town.wait()
+    steps = [[1, 2, 3, 4, 5], [1, 2, 4, 5], [1, 2, 4], [1, 2, 4]]
+    ended_with(town, "abd", after(*steps))
+
+
+def test_too_few_others_wait_as_before(tmp_path: Path) -> None:
+    """Two of three are gone: one that went on would be alone, which is for on_absent to say."""
+    town = town_of(tmp_path)
+    dies_in(town, "b", 2)
+    dies_in(town, "c", 2)
+    begin(town)
+    town.wait()
+    assert isinstance(town.endings["a"], PeerUnreachable)
+    for name in "bc":
+        town.learners[name] = AddingLearner({"b": 2.0, "c": 3.0}[name])
+    begin(town)
+    town.wait()
+    ended_with(town, "abc", after(*[[1, 2, 3]] * 4))
+    assert views_of(town, "a") == []
+
+
+def reaches_only(town: Town, monkeypatch: pytest.MonkeyPatch, what: str, first: str) -> None:
+    """In round 2, c's ``what`` is sent to ``first`` alone, and then c is gone."""
+    real_offer, real_vote = Link.offer, Link.vote
+
+    def gone(link: Link) -> None:
+        arrived(town, first, what)
+        town.kill("c")
+        raise PowerCut
+
+    def offer(self: Link, outgoing: Any, to: Any = None) -> None:
+        last = (outgoing.offer.party, outgoing.offer.round, what) == ("c", 2, "update")
+        real_offer(self, outgoing, to=[first] if last else to)
+        if last:
+            gone(self)
+
+    def vote(self: Link, round: int, body: bytes, signature: bytes) -> None:
+        last = (decode_vote(body).party, round, what) == ("c", 2, "vote")
+        if last:
+            town.hub.part("c", "b" if first == "a" else "a")
+        real_vote(self, round, body, signature)
+        if last:
+            gone(self)
+
+    monkeypatch.setattr(Link, "offer", offer)
+    monkeypatch.setattr(Link, "vote", vote)
+
+
+def arrived(town: Town, at: str, what: str) -> None:
+    """c's ``what`` of round 2 is in the folder of ``at``."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with RunFolder.read_only(town.folders[at]) as folder:
+            rows = folder.inputs(2) if what == "update" else folder.votes(2)
+        if any(row.party == "c" for row in rows):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the {what} of c did not come to {at}")
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_an_update_that_reached_one_only_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Its privacy is paid for: it counts if any member of the next view holds it."""
+    town = town_of(tmp_path)
+    reaches_only(town, monkeypatch, "update", first)
+    begin(town)
+    town.wait()
+    ended_with(town, "ab", after([1, 2, 3], [1, 2, 3], [1, 2], [1, 2]))
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_a_round_that_one_has_closed_is_closed_by_the_other_with_the_votes_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """c's last vote reached ``first`` alone, which went on to round 3."""
+    town = town_of(tmp_path)
+    reaches_only(town, monkeypatch, "vote", first)
+    begin(town)
+    town.wait()
+    ended_with(town, "ab", after([1, 2, 3], [1, 2, 3], [1, 2], [1, 2]))
+
+
+class Says(Town):
+    """A town in which what c says can be changed before it is signed."""
+
+    lie: Any = None
+
+    def link(self, name: str, greeting: Any, *checks: Any) -> Link:
+        link = super().link(name, greeting, *checks)
+        if name == "c" and self.lie is not None:
+            self.lie(self, link)
+        return link
+
+
+def two_updates(town: Town, link: Link) -> None:
+    """c tells a one thing in round 2 and b another."""
+    real = link.offer
+
+    def offer(outgoing: Any, to: Any = None) -> None:
+        if outgoing.offer.round != 2:
+            return real(outgoing, to)
+        real(outgoing, to=["a"])
+        real(other_update(town, outgoing), to=["b"])
+        return None
+
+    link.offer = offer  # type: ignore[method-assign]
+
+
+def other_update(town: Town, outgoing: Any) -> Any:
+    specs = outgoing.offer.manifest.tensors
+    tensors = {name: value + 1 for name, value in unpack(outgoing.payload, specs).items()}
+    payload = pack(tensors)
+    manifest = manifest_of(payload, describe(tensors))
+    sign = town.secrets["c"].sign
+    offer = msgspec.structs.replace(outgoing.offer, manifest=manifest)
+    offer = msgspec.structs.replace(offer, signature=sign(offer.message()))
+    offer = msgspec.structs.replace(offer, entry_signature=sign(offer.entry.message()))
+    return Outgoing(offer, payload)
+
+
+def test_a_party_that_signs_two_updates_is_named_by_all_and_left_out(tmp_path: Path) -> None:
+    """The votes show both signatures: neither a nor b is taken for the liar."""
+    town = Says(tmp_path, list("abc"), {"rounds": 4}, clock=swift)
+    town.lie = two_updates
+    begin(town)
+    town.wait("a", "b")
+    ended_with(town, "ab", after([1, 2, 3], *[[1, 2]] * 3))
+    for name in "ab":
+        with RunFolder.read_only(town.folders[name]) as folder:
+            assert folder.quarantined == {"c": "signed two different updates for round 2"}
+            (row,) = [e for e in folder.evidence() if e.party == "c"]
+            lie = decode_lie(row.body)
+        assert (lie.party, lie.round) == ("c", 2)
+        assert lie.one[0] != lie.other[0]
+        assert [fault["peer"] for fault in town.rejected[name]] == ["c"]
+
+
+def wrong_vote(town: Town, link: Link) -> None:
+    real = link.vote
+
+    def vote(round: int, body: bytes, signature: bytes) -> None:
+        if round == 2:
+            body = encode_vote(msgspec.structs.replace(decode_vote(body), aggregate=b"?" * 32))
+            signature = town.secrets["c"].sign(vote_message(body))
+        real(round, body, signature)
+
+    link.vote = vote  # type: ignore[method-assign]
+
+
+def test_a_vote_that_contradicts_the_inputs_costs_its_voter_the_federation(tmp_path: Path) -> None:
+    town = Says(tmp_path, list("abc"), {"rounds": 4}, clock=swift)
+    town.lie = wrong_vote
+    begin(town)
+    town.wait("a", "b")
+    # Its update of round 2 was admitted and is held by both: it counts.
+    ended_with(town, "ab", after([1, 2, 3], [1, 2, 3], [1, 2], [1, 2]))
+    with RunFolder.read_only(town.folders["a"]) as folder:
+        assert "its vote contradicts the stored inputs" in folder.quarantined["c"]
+
+
+class Leaver(AddingLearner):
+    def train(self, round: int, step: Any) -> Trained:
+        trained = super().train(round, step)
+        return dataclasses.replace(trained, leave="enough" if round == 2 else "")
+
+
+def test_who_leaves_is_not_waited_for(tmp_path: Path) -> None:
+    """No patience at all is set: a goodbye is enough."""
+    town = town_of(tmp_path)
+    town.learners["c"] = Leaver(3.0)
+    begin(town, patience=0.0)
+    town.wait()
+    assert town.endings["c"].outcome == "alone"
+    ended_with(town, "ab", after([1, 2, 3], *[[1, 2]] * 3))
+
+
+def test_whoever_comes_back_takes_over_what_was_agreed_and_is_a_member_again(
+    tmp_path: Path,
+) -> None:
+    town = town_of(tmp_path, rounds=8)
+    dies_in(town, "c", 2)
+    back = threading.Event()
+
+    def hold(round: int) -> None:
+        """c is started again in round 4, and a trains round 6 until c does so too."""
+        if round == 4:
+            begin_again()
+        if round == 6:
+            assert back.wait(30)
+
+    def begin_again() -> None:
+        town.wait("c")
+        town.learners["c"] = AddingLearner(3.0)
+        town.learners["c"].crash = lambda round: back.set() if round == 6 else None
+        begin(town, "c", patience=4 * PATIENCE)
+
+    town.learners["a"].crash = hold
+    begin(town, patience=4 * PATIENCE)
+    town.wait("a", "b")
+    town.wait("c")
+    names = "abc"
+    for name in names:
+        assert not isinstance(town.endings[name], BaseException), town.endings[name]
+    assert len({digest(town.endings[name].shared) for name in names}) == 1, town.endings
+    assert all(town.endings[name].outcome == "done" for name in names)
+    outcomes = [row["outcome"] for row in town.history("c")]
+    assert "missed" in outcomes
+    assert outcomes[-1] == "agreed"
+    views = views_of(town, "a")
+    assert (views[0], views[-1]) == (["a", "b"], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("point", ["save_statement", "save_vote", "close_round", "release"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_member_that_crashes_while_views_change_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, before: bool
+) -> None:
+    """c is gone for good; b crashes at this step of the first round without c, and goes on."""
+    town = town_of(tmp_path)
+    dies_in(town, "c", 2)
+    real = getattr(RunFolder, point)
+    dead = []
+
+    def dying(self: RunFolder, *args: Any, **kwargs: Any) -> Any:
+        row = args[0] if args else None
+        round = kwargs.get("round", getattr(row, "round", row))
+        due = self.party == "b" and round == 2 and not dead
+        if due and before:
+            dead.append(point)
+            town.kill("b")
+            raise PowerCut
+        result = real(self, *args, **kwargs)
+        if due:
+            dead.append(point)
+            town.kill("b")
+            raise PowerCut
+        return result
+
+    monkeypatch.setattr(RunFolder, point, dying)
+    begin(town, patience=2 * PATIENCE)
+    town.wait("b", "c")
+    assert isinstance(town.endings["b"], PowerCut), town.endings["b"]
+    town.learners["b"] = AddingLearner(2.0)
+    begin(town, "b", patience=2 * PATIENCE)
+    town.wait()
+    ended_with(town, "ab", after([1, 2, 3], *[[1, 2]] * 3))
