@@ -70,6 +70,8 @@ class Membership:
         )
         for row in folder.statements() if self.dynamic else ():
             self.views.hear(decode_statement(row.body))
+        if (made := self.views.current).number:  # in case the process died in between
+            folder.note_view(made.number, made.round, made.members)
 
     @property
     def gone(self) -> dict[str, str]:

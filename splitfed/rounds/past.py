@@ -80,7 +80,8 @@ def _check_vote(peer: str, greeting: Greeting, run: bytes, terms: Terms, folder:
     if vote.run != run:
         return
     closed = folder.closed()
-    if folder.own_vote(vote.round) is None and vote.round > (closed.round if closed else 0):
+    mine = {row.view for row in folder.votes(vote.round) if row.party == folder.party}
+    if vote.view not in mine and vote.round > (closed.round if closed else 0):
         raise FolderDiverged(
             f"{peer} holds a vote that this party signed for round {vote.round}, and this folder "
             f"ends before it: was {folder.path} restored from a backup?",

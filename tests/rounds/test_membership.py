@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,41 @@ import msgspec
 import pytest
 import torch
 
-from splitfed.errors import PeerUnreachable
+from splitfed.errors import FolderDiverged, PeerUnreachable
 from splitfed.rounds import Trained
+from splitfed.rounds.past import check_own_past
+from splitfed.rounds.quiet import Quiet
 from splitfed.rounds.statements import decode_lie
-from splitfed.rounds.vote import decode_vote, encode_vote
+from splitfed.rounds.vote import decode_vote, encode_vote, make_vote
 from splitfed.store import RunFolder
 from splitfed.tensors import describe, digest, manifest_of, pack, unpack
 from splitfed.transport.events import Outgoing, vote_message
 from splitfed.transport.link import Link
 from tests.support.members import INITIAL, AddingLearner, Town
 
-PATIENCE = 20.0
-"""Of the clock of :func:`swift`: one second."""
+PATIENCE = 60.0
+"""Of the clock of :func:`swift`: three seconds, where it is waited out."""
+
+DEAD: set[str] = set()
+"""Parties whose silence is as long as anybody's patience; that of no other party is."""
 
 
 def swift() -> float:
     return time.monotonic() * 20
+
+
+@pytest.fixture(autouse=True)
+def silence(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test but those of patience itself waits on a clock, and none depends on how fast it is."""
+    DEAD.clear()
+    if "waited_out" not in request.fixturenames:
+        long = 1000.0
+        monkeypatch.setattr(Quiet, "of", lambda quiet, peer, news: long if peer in DEAD else 0.0)
+
+
+@pytest.fixture
+def waited_out() -> None:
+    """The silence of peers is measured."""
 
 
 def town_of(path: Path, names: str = "abc", rounds: int = 4, **changes: Any) -> Town:
@@ -48,6 +68,7 @@ def dies_in(town: Town, name: str, round: int) -> None:
     def crash(now: int) -> None:
         if now == round:
             town.kill(name)
+            DEAD.add(name)
             raise PowerCut
 
     town.learners[name].crash = crash
@@ -74,6 +95,7 @@ def views_of(town: Town, name: str) -> list[list[str]]:
         return [row.members for row in folder.views]
 
 
+@pytest.mark.usefixtures("waited_out")
 def test_whoever_vanishes_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
     town = town_of(tmp_path)
     dies_in(town, "c", 2)
@@ -104,6 +126,7 @@ def test_too_few_others_wait_as_before(tmp_path: Path) -> None:
     assert isinstance(town.endings["a"], PeerUnreachable)
     for name in "bc":
         town.learners[name] = AddingLearner({"b": 2.0, "c": 3.0}[name])
+    DEAD.clear()
     begin(town)
     town.wait()
     ended_with(town, "abc", after(*[[1, 2, 3]] * 4))
@@ -117,6 +140,7 @@ def reaches_only(town: Town, monkeypatch: pytest.MonkeyPatch, what: str, first: 
     def gone(link: Link) -> None:
         arrived(town, first, what)
         town.kill("c")
+        DEAD.add("c")
         raise PowerCut
 
     def offer(self: Link, outgoing: Any, to: Any = None) -> None:
@@ -283,12 +307,13 @@ def test_whoever_comes_back_takes_over_what_was_agreed_and_is_a_member_again(
 
     def begin_again() -> None:
         town.wait("c")
+        DEAD.clear()
         town.learners["c"] = AddingLearner(3.0)
         town.learners["c"].crash = lambda round: back.set() if round == 6 else None
-        begin(town, "c", patience=4 * PATIENCE)
+        begin(town, "c")
 
     town.learners["a"].crash = hold
-    begin(town, patience=4 * PATIENCE)
+    begin(town)
     town.wait("a", "b")
     town.wait("c")
     names = "abc"
@@ -330,10 +355,34 @@ def test_a_member_that_crashes_while_views_change_loses_nothing(
         return result
 
     monkeypatch.setattr(RunFolder, point, dying)
-    begin(town, patience=2 * PATIENCE)
+    begin(town)
     town.wait("b", "c")
     assert isinstance(town.endings["b"], PowerCut), town.endings["b"]
     town.learners["b"] = AddingLearner(2.0)
-    begin(town, "b", patience=2 * PATIENCE)
+    begin(town, "b")
     town.wait()
     ended_with(town, "ab", after([1, 2, 3], *[[1, 2]] * 3))
+
+
+def test_a_folder_put_back_between_two_votes_of_one_round_is_noticed(tmp_path: Path) -> None:
+    """a voted in view 0 and then in view 1; its folder knows of the first vote alone."""
+    town, run = town_of(tmp_path), b"r" * 32
+    sign = town.secrets["a"].sign
+    votes = [
+        encode_vote(
+            make_vote(
+                run=run, round=1, party="a", inputs={}, excluded={}, aggregate=b"g" * 32, view=view
+            )
+        )
+        for view in (0, 1)
+    ]
+    signed = [(body, sign(vote_message(body))) for body in votes]
+    with RunFolder.open(tmp_path / "a", party="a", contract=town.terms.contract) as folder:
+        folder.fix_run(run, {name: name.encode() * 16 for name in "bc"})
+        body, signature = signed[0]
+        folder.save_vote(round=1, view=0, party="a", body=body, signature=signature)
+        for held in signed:
+            greeting = town.greeting("b", b"b" * 16, 1)
+            greeting = msgspec.structs.replace(greeting, votes_held={"a": held})
+            with nullcontext() if held == signed[0] else pytest.raises(FolderDiverged, match="put"):
+                check_own_past("b", greeting, run=run, terms=town.terms, folder=folder)
