@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,8 +24,12 @@ from splitfed.transport.link import Link
 
 @dataclass(kw_only=True)
 class Agreeing:
-    """The engine's part between an own release and the end of its round; see
-    :class:`~splitfed.rounds.Engine` for the attributes."""
+    """The engine's part between training and the end of a round; see
+    :class:`~splitfed.rounds.Engine` for the other attributes.
+
+    Attributes:
+        release: lets out what this party trained, and notes it in the book.
+    """
 
     terms: Terms
     party: str
@@ -37,14 +42,19 @@ class Agreeing:
     times: RoundClock
     telling: Telling
     rejected: list[dict[str, Any]]
+    release: Callable[[int, str], None]
     _said: tuple[object, ...] = field(init=False, default=())
 
     def agree(self, round: int, kind: str) -> tuple[Outcome, Tensors, Vote]:
         """Gather the inputs, vote, and gather votes, in one view after the other if need be,
         until all members of one have voted alike."""
         while True:
+            if self.mail.membership.counts() and self.party not in self.mail.book.inputs:
+                self.release(round, kind)
             self.waiting.until_here(self.mail.membership.missing_inputs, NAMES[kind])
             self.times.waited_until(self.mail.busy_until.values())
+            if self.mail.book.missing_inputs(self.terms):
+                continue  # a view has come in which an update of this party counts after all
             self._judged(kind)
             outcome, g, vote = self._settle(round, kind)
             self.waiting.until_here(partial(self.mail.membership.missing_votes, vote), "vote")

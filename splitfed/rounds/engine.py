@@ -167,6 +167,7 @@ class Engine:
             times=self._times,
             telling=self.telling,
             rejected=self.rejected,
+            release=self._let_out,
         )
         self._greet()
         self._open()
@@ -260,11 +261,9 @@ class Engine:
         self._waiting.until_here(lambda: receipts.owed(round, membership.peers), "receipt")
         self._waiting.until_here(membership.entry, "signature")
         self.telling.phase("exchanging" if kind == UPDATE else f"exchanging {NAMES[kind]}", round)
-        if membership.counts() or self._earlier(round, kind) is not None:
-            own = self._release(round, kind)
-            self.link.offer(own.outgoing)
-            self._mail.note_own(own.outgoing)
         self._times.offered()
+        if self._earlier(round, kind) is not None:
+            self._let_out(round, kind)
         outcome, g, vote = self._agreeing.agree(round, kind)
         self._place.g = g
         admitted = self._mail.book.admitted() if outcome == "agreed" else {}
@@ -274,6 +273,12 @@ class Engine:
         if over := self._over(outcome):
             how, why = over
             raise OwnUpdatesExcluded(why, EXCLUDED_CURE) if how == "excluded" else GoAlone(why)
+
+    def _let_out(self, round: int, kind: str) -> None:
+        own = self._release(round, kind)
+        self.link.offer(own.outgoing)
+        self._times.offered()
+        self._mail.note_own(own.outgoing)
 
     def _turn_over(self, round: int) -> None:
         """After ``round`` is closed: what belongs to earlier ones is needed by nobody."""

@@ -151,8 +151,11 @@ class Mail(Meeting):
         if self.membership.dynamic and offer.round > self.book.round:
             return  # the others went on without this party
         passed_on = offer.party != event.peer
-        if self.membership.dynamic and offer.run != self.run and not passed_on:
-            raise Violation(event.peer, "offers an update of another run")
+        elsewhere = offer.run != self.run or (
+            offer.round == self.book.round and offer.kind != self.kind
+        )
+        if self.membership.dynamic and elsewhere and not passed_on:
+            raise Violation(event.peer, "offers something of another run or kind")
         if offer.run == self.run and not passed_on:
             with blaming(event.peer), self._proving(offer):
                 self.receipts.check(offer)

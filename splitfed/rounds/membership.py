@@ -27,7 +27,7 @@ from splitfed.rounds.statements import (
     signed_offer,
 )
 from splitfed.rounds.terms import Terms
-from splitfed.rounds.views import Statement, Views, demand_of
+from splitfed.rounds.views import Statement, Views, demand_of, shows
 from splitfed.rounds.vote import Vote
 from splitfed.store import RunFolder
 from splitfed.transport.events import Noted, note_message, vote_message
@@ -112,12 +112,12 @@ class Membership:
             return []
         if waiting := self.entry():
             return waiting
-        missing = self._book.missing_inputs(self._terms)
-        members = self.views.current.members
-        if self.dynamic and set(missing) - set(members):
-            others = {name for name in members if name != self._party}
-            return sorted((set(missing) & set(members)) | others)
-        return missing
+        missing = [p for p in self._book.missing_inputs(self._terms) if p != self._party]
+        view, members = self.views.current, self.views.current.members
+        due = {party for party in missing if party in members}
+        for party in set(missing) - due:
+            due |= {name for name, word in view.statements.items() if shows(word, party)}
+        return sorted(due - {self._party}) if self.dynamic else missing
 
     def missing_votes(self, own: Vote) -> list[str]:
         """Whose vote is awaited in the view in which this party voted ``own``; nobody's where the
@@ -253,7 +253,8 @@ class Membership:
                 self._show(party, (held.root, held.signature), self._shown_for(party, root))
                 self._folder.drop_input(book.round, party)
                 del book.inputs[party]
-        lacking = {p: r for p, r in demand.roots.items() if p not in book.inputs}
+        known = {self._party, *book.inputs}
+        lacking = {party: root for party, root in demand.roots.items() if party not in known}
         self._entrance.asked = frozenset(lacking.items())
         self._link.look_again()
         if view.round == book.round:

@@ -116,8 +116,8 @@ def check_statement(
     planned = plan(kinds, terms)
     if not 1 <= word.round <= len(planned):
         raise ProtocolViolation(f"{where} for round {word.round} of {len(planned)}")
-    _check_vote(word, terms, where)
     kind = planned[word.round - 1]
+    _check_vote(word, terms, where, kind)
     names = [party for party, _, _ in word.inputs]
     if names != sorted(set(names)):
         raise ProtocolViolation(f"{where} whose updates are not in the order of names")
@@ -126,7 +126,7 @@ def check_statement(
             raise ProtocolViolation(f"{where} that shows an update which its party did not sign")
 
 
-def _check_vote(word: Statement, terms: Terms, where: str) -> None:
+def _check_vote(word: Statement, terms: Terms, where: str, kind: str) -> None:
     if not word.vote:
         return
     vote = decode_vote(word.vote)
@@ -136,3 +136,8 @@ def _check_vote(word: Statement, terms: Terms, where: str) -> None:
         raise ProtocolViolation(f"{where} after a vote in view {vote.view}")
     if not _signed(terms, word.party, vote_message(word.vote), word.vote_signature):
         raise ProtocolViolation(f"{where} with a vote that its signer did not sign")
+    signed = dict(vote.offers)
+    for party, root in vote.inputs:
+        signature = signed.get(party, b"")
+        if not signed_offer(terms, word.run, word.round, kind, party, root, signature):
+            raise ProtocolViolation(f"{where} with a vote on an update that its party did not sign")

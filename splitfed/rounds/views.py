@@ -60,6 +60,13 @@ class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         return decode_vote(self.vote) if self.vote else None
 
 
+def shows(word: Statement, party: str) -> bool:
+    """Whether the signer says that it holds an update of ``party``."""
+    vote = word.cast
+    voted = () if vote is None else vote.inputs
+    return any(name == party for name, *_ in (*word.inputs, *voted))
+
+
 @dataclass(frozen=True)
 class View:
     """One list of members, and the statements that made it; those of view 0 are none.

@@ -6,8 +6,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import pytest
@@ -50,8 +51,18 @@ def waited_out() -> None:
     """The silence of peers is measured."""
 
 
+class Quick(Town):
+    """The engines' clock is swift, that of the links is not. One that ends waits 0.1 s at most."""
+
+    def link(self, name: str, *args: Any, **kwargs: Any) -> Link:
+        link = super().link(name, *args, **kwargs)
+        link._clock = time.monotonic
+        link.close = partial(link.close, timeout=0.1)  # type: ignore[method-assign]
+        return link
+
+
 def town_of(path: Path, names: str = "abc", rounds: int = 4, **changes: Any) -> Town:
-    return Town(path, list(names), {"rounds": rounds, **changes}, clock=swift)
+    return Quick(path, list(names), {"rounds": rounds, **changes}, clock=swift)
 
 
 class PowerCut(BaseException):
@@ -63,18 +74,12 @@ def begin(town: Town, *names: str, **engine: Any) -> None:
         town.start(name, **{"patience": PATIENCE, **engine})
 
 
-def dies(town: Town, name: str) -> NoReturn:
-    """In the thread of ``name``: no word of it leaves any more, so its link waits for nobody."""
-    town.kill(name)
-    town.links[name].close(timeout=0.0)
-    raise PowerCut
-
-
 def dies_in(town: Town, name: str, round: int) -> None:
     def crash(now: int) -> None:
         if now == round:
+            town.kill(name)
             DEAD.add(name)
-            dies(town, name)
+            raise PowerCut
 
     town.learners[name].crash = crash
 
@@ -145,8 +150,9 @@ def reaches_only(town: Town, monkeypatch: pytest.MonkeyPatch, what: str, first: 
 
     def gone(link: Link) -> None:
         arrived(town, first, what)
+        town.kill("c")
         DEAD.add("c")
-        dies(town, "c")
+        raise PowerCut
 
     def offer(self: Link, outgoing: Any, to: Any = None) -> None:
         last = (outgoing.offer.party, outgoing.offer.round, what) == ("c", 2, "update")
@@ -202,7 +208,7 @@ def test_a_round_that_one_has_closed_is_closed_by_the_other_with_the_votes_passe
     ended_with(town, "ab", after([1, 2, 3], [1, 2, 3], [1, 2], [1, 2]))
 
 
-class Says(Town):
+class Says(Quick):
     """A town in which what c says can be changed before it is signed."""
 
     lie: Any = None
@@ -351,11 +357,13 @@ def test_a_member_that_crashes_while_views_change_loses_nothing(
         due = self.party == "b" and round == 2 and not dead
         if due and before:
             dead.append(point)
-            dies(town, "b")
+            town.kill("b")
+            raise PowerCut
         result = real(self, *args, **kwargs)
         if due:
             dead.append(point)
-            dies(town, "b")
+            town.kill("b")
+            raise PowerCut
         return result
 
     monkeypatch.setattr(RunFolder, point, dying)

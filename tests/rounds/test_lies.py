@@ -1,0 +1,151 @@
+"""What one party believes of what others sign, and whom it takes for the liar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from splitfed.errors import FolderDiverged, ProtocolViolation
+from splitfed.rounds.statements import Lie, decode_lie, decode_statement, proven
+from splitfed.rounds.terms import UPDATE
+from splitfed.rounds.views import LEAP
+from tests.support.one import RUN, TERMS, One, noted, shown, vote, word
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[One]:
+    made = One(tmp_path / "a")
+    yield made
+    made.folder.close()
+
+
+# --- what it believes ------------------------------------------------------------------
+
+
+def test_a_statement_of_another_is_durable(one: One) -> None:
+    one.hears(word("b", 1, "ab"))
+    assert [row.party for row in one.folder.statements()] == ["b"]
+
+
+def test_an_own_statement_that_the_folder_lacks_tells_that_it_was_put_back(one: One) -> None:
+    one.membership.consider({"c"})
+    for _, body in one.link.said("view"):
+        one.hears(decode_statement(body), peer="b")
+    with pytest.raises(FolderDiverged, match="was it restored from a backup"):
+        one.hears(word("a", 2, "ab"), peer="b")
+
+
+def test_two_lists_for_one_number_are_a_lie_and_kept(one: One) -> None:
+    one.hears(word("b", 1, "ab"))
+    with pytest.raises(ProtocolViolation, match="two different lists of members for view 1"):
+        one.hears(word("b", 1, "bc"))
+    assert {row.party for row in one.folder.evidence()} == {"b"}
+
+
+def test_a_vote_inside_that_contradicts_the_one_that_came_before_is_a_lie(one: One) -> None:
+    one.book.add_vote(vote("b", 0, "abc"))
+    one.hears(word("b", 1, "ab", cast=vote("b", 0, "abc")))
+    with pytest.raises(ProtocolViolation, match="two different votes for round 1"):
+        one.hears(word("b", 2, "ab", cast=vote("b", 0, "ab")))
+
+
+def test_a_statement_far_above_all_others_is_refused(one: One) -> None:
+    with pytest.raises(ProtocolViolation, match="far above all others"):
+        one.hears(word("b", LEAP + 1, "ab"))
+    assert one.folder.statements() == ()
+
+
+def test_one_that_signs_very_many_views_is_told(one: One) -> None:
+    views = one.membership.views
+    for number in range(1, LEAP + 2):
+        assert not views.leaps(word("b", number, "bc"))
+        views.hear(word("b", number, "bc"))
+    assert views.leaps(word("b", LEAP + 2, "bc"))
+    assert not views.leaps(word("c", LEAP + 2, "bc"))
+
+
+def test_a_statement_that_no_honest_party_signs_is_refused(one: One) -> None:
+    with pytest.raises(ProtocolViolation, match="of 1 members"):
+        one.hears(word("b", 1, "b"))
+    with pytest.raises(ProtocolViolation, match="another run or party"):
+        one.hears(word("c", 1, "bc"), of="b")
+    assert one.folder.statements() == ()
+
+
+def of_c(**changes: Any) -> Lie:
+    said = Lie(RUN, 1, UPDATE, "c", *sorted((shown("c"), shown("c", 1))))
+    return msgspec.structs.replace(said, **changes)
+
+
+def convicted(one: One) -> bool:
+    reason = one.membership.quarantined.get("c")
+    assert one.folder.quarantined == ({"c": reason} if reason else {})
+    kept = [decode_lie(row.body) for row in one.folder.evidence() if row.party == "c"]
+    assert kept == ([of_c()] if reason else [])
+    assert reason in (None, "signed two different updates for round 1")
+    return reason is not None
+
+
+def test_proof_of_a_lie_convicts_whoever_brings_it(one: One) -> None:
+    one.membership.noted(noted("evidence", msgspec.msgpack.encode(of_c()), "b"))
+    assert convicted(one)
+
+
+def test_what_proves_nothing_is_a_lie_of_whoever_signed_it(one: One) -> None:
+    same = msgspec.msgpack.encode(of_c(other=of_c().one))
+    with pytest.raises(ProtocolViolation, match="evidence against c that proves nothing"):
+        one.membership.noted(noted("evidence", same, "b"))
+    other_run = msgspec.msgpack.encode(of_c(run=b"x" * 32))
+    one.membership.noted(noted("evidence", other_run, "b"))
+    assert not convicted(one)
+
+
+def test_two_updates_among_the_statements_of_a_view_are_shown_to_all(one: One) -> None:
+    one.holds("c")
+    one.membership.consider({"c"})
+    one.hears(word("b", 1, "ab", holds={"c": 1}))
+    assert convicted(one)
+    ((_, body),) = one.link.said("evidence")
+    assert proven(decode_lie(body), TERMS)
+    assert one.membership.counts()
+    assert "c" not in one.book.demand.parties  # type: ignore[union-attr]
+
+
+def test_what_a_view_settled_takes_the_place_of_what_came_first(one: One) -> None:
+    """c told a another update than b, and b has voted on its own."""
+    one.holds("c", 1)
+    one.membership.consider({"c"})
+    one.hears(word("b", 1, "ab", cast=vote("b", 0, "abc")))
+    assert convicted(one)
+    assert "c" not in one.book.inputs
+    assert one.folder.inputs(1) == ()
+    assert ("c", shown("c")[0]) in one.entrance.asked
+
+
+def test_a_different_update_of_a_third_is_its_lie_if_it_signed_both(one: One) -> None:
+    own = vote("a", 0, "abc")
+    one.votes(own)
+    assert one.membership.contradicted(own) is None
+    one.votes(vote("b", 0, "abc", faces={"c": 1}))
+    reason = "signed two different updates for round 1"
+    assert one.membership.contradicted(own) == ("c", reason)
+    assert convicted(one)
+    assert len(one.link.said("evidence")) == 1
+
+
+@pytest.mark.parametrize("party", ["a", "c"])
+def test_it_is_the_voters_lie_if_the_third_did_not(one: One, party: str) -> None:
+    own, other = vote("a", 0, "abc"), vote("b", 0, "abc", faces={party: 1})
+    if party != "a":  # its signature under that update is none
+        offers = tuple((name, b"s" * 64 if name == party else s) for name, s in other.offers)
+        other = msgspec.structs.replace(other, offers=offers)
+    one.votes(own)
+    one.votes(other)
+    found = one.membership.contradicted(own)
+    assert found is not None
+    assert found[0] == "b"
+    assert not convicted(one)

@@ -1,0 +1,226 @@
+"""What one of three parties makes of its mail, alone with its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from splitfed.progress import Silent
+from splitfed.rounds.agreeing import Agreeing
+from splitfed.rounds.mail import Mail
+from splitfed.rounds.place import Place
+from splitfed.rounds.terms import UPDATE
+from splitfed.rounds.violations import Violation
+from splitfed.rounds.vote import Vote, encode_vote
+from splitfed.transport.events import (
+    Arrived,
+    Greeted,
+    Greeting,
+    Left,
+    Noted,
+    Outgoing,
+    Voted,
+    vote_message,
+)
+from tests.support.members import INITIAL
+from tests.support.one import SECRETS, TERMS, One, noted, update, vote, word
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[One]:
+    made = One(tmp_path / "a")
+    yield made
+    made.folder.close()
+
+
+@pytest.fixture
+def mail(one: One) -> Mail:
+    link: Any = one.link
+    made = Mail(
+        terms=TERMS,
+        party="a",
+        folder=one.folder,
+        link=link,
+        entrance=one.entrance,
+        signer=SECRETS["a"],
+        greet=lambda: None,
+        progress=Silent(),
+        clock=lambda: 0.0,
+    )
+    assert made.open(INITIAL, ()) == []
+    return made
+
+
+def greeted(party: str, folder: bytes = b"") -> Greeted:
+    said = {"contract": TERMS.contract, "roster": b"r" * 32, "initial": b"i" * 32, "boot": 1}
+    return Greeted(party, Greeting(name=party, folder=folder or party.encode() * 16, **said))
+
+
+def voted(said: Vote, by: str = "") -> Voted | Noted:
+    body = encode_vote(said)
+    signature = SECRETS[said.party].sign(vote_message(body))
+    if by:
+        return Noted(by, said.round, said.party, "vote", body, signature)
+    return Voted(said.party, said.round, body, signature)
+
+
+def test_a_vote_that_was_passed_on_counts_for_whoever_signed_it(one: One, mail: Mail) -> None:
+    said = vote("c", 0, "abc")
+    mail.handle(voted(said, by="b"))
+    assert mail.book.ballots == {0: {"c": said}}
+    assert [row.party for row in one.folder.votes(1)] == ["c"]
+    with pytest.raises(Violation, match="c: c cast two different votes"):
+        mail.handle(voted(vote("c", 0, "ab"), by="b"))
+
+
+def test_what_one_in_quarantine_sends_is_not_looked_at(one: One, mail: Mail) -> None:
+    mail.membership.quarantine("b", "lied")
+    for event in (voted(vote("b", 0, "abc")), Arrived("b", *arrival("b"))):
+        mail.handle(event)
+    assert mail.book.ballots == {}
+    assert mail.book.inputs == {}
+    assert one.folder.votes(1) == ()
+
+
+def arrival(party: str, face: int = 0) -> tuple[Any, bytearray]:
+    offer, payload = update(party, face)
+    return offer, bytearray(payload)
+
+
+def test_an_update_that_was_passed_on_is_nothing_against_whoever_brings_it(
+    one: One, mail: Mail
+) -> None:
+    mail.handle(Arrived("b", *arrival("c")))
+    mail.handle(Arrived("b", *arrival("c", 1)))
+    assert mail.book.inputs["c"].root == update("c")[0].manifest.root
+    with pytest.raises(Violation, match="c: c signed two different updates"):
+        mail.handle(Arrived("c", *arrival("c", 1)))
+    assert [row.party for row in one.folder.evidence()] == ["c"]
+
+
+def test_an_update_of_another_run_is_its_senders_fault(mail: Mail) -> None:
+    offer, payload = arrival("b")
+    with pytest.raises(Violation, match="b: offers .* of another run"):
+        mail.handle(Arrived("b", msgspec.structs.replace(offer, run=b"x" * 32), payload))
+
+
+@pytest.mark.parametrize(
+    ("left", "gone"),
+    [
+        (Left("b", "alone", 1), True),
+        (Left("b", "alone", 4), False),
+        (Left("b", "finished", 4), False),
+        (Left("b", "interrupted", 1), False),
+    ],
+)
+def test_only_who_goes_on_alone_is_gone_and_may_come_back(
+    mail: Mail, left: Left, gone: bool
+) -> None:
+    mail.handle(left)
+    assert ("b" in mail.membership.gone) == gone
+    assert mail.membership.alive(()) == set("ac" if gone else "abc")
+    mail.handle(greeted("b"))
+    assert mail.membership.gone == {}
+
+
+def test_whoever_comes_back_with_another_folder_is_out(mail: Mail) -> None:
+    mail.handle(greeted("b"))
+    with pytest.raises(Violation, match="b: comes back with another run folder"):
+        mail.handle(greeted("b", b"x" * 16))
+
+
+def test_equal_votes_of_others_for_a_later_round_tell_what_to_look_for(
+    one: One, mail: Mail
+) -> None:
+    for name in "bc":
+        mail.handle(noted("view", msgspec.msgpack.encode(word(name, 1, "bc")), name))
+    for name in "bc":
+        assert one.entrance.state is None
+        mail.handle(voted(later(name)))
+    assert one.entrance.state == (3, b"g" * 32)
+
+
+def later(party: str) -> Vote:
+    return msgspec.structs.replace(vote(party, 1, "bc"), round=3, shared=b"g" * 32)
+
+
+def test_of_the_next_round_so_much_waits_as_three_parties_can_cause(mail: Mail) -> None:
+    early = [voted(msgspec.structs.replace(vote("b", n, "abc"), round=2)) for n in range(13)]
+    for event in early[:12]:
+        mail.handle(event)
+    with pytest.raises(Violation, match="b: sends more of the next round"):
+        mail.handle(early[12])
+    assert mail.open(INITIAL, ("update",)) == early[:12]
+
+
+class Stop(Exception):
+    """Ends a wait."""
+
+
+def agreeing(one: One, mail: Mail, waits: int = 0) -> tuple[Agreeing, list[int]]:
+    """With the rounds in which it released: nothing comes of that, nor of so many waits; then
+    :class:`Stop`."""
+    released: list[int] = []
+    left = iter(range(waits))
+
+    def until_here(missing: Any, what: str) -> None:
+        if next(left, None) is None:
+            raise Stop
+
+    link: Any = one.link
+    waiting: Any = SimpleNamespace(until_here=until_here)
+    times: Any = SimpleNamespace(waited_until=lambda when: None)
+    telling: Any = None
+    made = Agreeing(
+        terms=TERMS,
+        party="a",
+        signer=SECRETS["a"],
+        folder=one.folder,
+        link=link,
+        mail=mail,
+        waiting=waiting,
+        place=Place(terms=TERMS, g=dict(INITIAL)),
+        times=times,
+        telling=telling,
+        rejected=[],
+        release=lambda round, kind: released.append(round),
+    )
+    return made, released
+
+
+def test_a_vote_is_durable_before_anybody_hears_of_it(one: One, mail: Mail) -> None:
+    offer, payload = update("a")
+    mail.note_own(Outgoing(offer, payload))
+    for name in "bc":
+        mail.handle(Arrived(name, *arrival(name)))
+    outcome, _, said = agreeing(one, mail)[0]._settle(1, UPDATE)
+    assert outcome == "agreed"
+    assert [name for name, _ in said.inputs] == ["a", "b", "c"]
+    assert one.link.votes == [(encode_vote(said), True)]
+
+
+def test_before_all_that_counts_is_here_there_is_no_vote(one: One, mail: Mail) -> None:
+    made, released = agreeing(one, mail, waits=2)
+    with pytest.raises(Stop):
+        made.agree(1, UPDATE)
+    assert released == [1, 1, 1]
+    assert one.link.votes == []
+
+
+def test_an_update_that_does_not_count_is_never_let_out(one: One, mail: Mail) -> None:
+    for name in "bc":
+        said = word(name, 2, "abc", cast=vote(name, 1, "bc"))
+        mail.handle(noted("view", msgspec.msgpack.encode(said), name))
+    for name in "bc":
+        mail.handle(noted("view", msgspec.msgpack.encode(word(name, 1, "bc")), name))
+    mail.membership.consider(())
+    assert mail.membership.views.current.number == 2
+    made, released = agreeing(one, mail)
+    with pytest.raises(Stop):
+        made.agree(1, UPDATE)
+    assert released == []

@@ -1,0 +1,323 @@
+"""What a statement must hold to be believed, what proves a lie, and what a party that was left out
+believes of the others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from splitfed.errors import ProtocolViolation
+from splitfed.rounds.book import Book
+from splitfed.rounds.entrance import Entrance
+from splitfed.rounds.gates import state_offer
+from splitfed.rounds.returning import Returning
+from splitfed.rounds.statements import (
+    Lie,
+    check_statement,
+    decode_lie,
+    decode_statement,
+    proven,
+    signed_offer,
+)
+from splitfed.rounds.terms import UPDATE
+from splitfed.rounds.views import Statement, View
+from splitfed.rounds.vote import Vote, encode_vote, make_vote
+from splitfed.rounds.waiting import Waiting
+from splitfed.transport.events import PeerView, Status, offer_message, vote_message
+from splitfed.transport.keys import make_secret
+from splitfed.transport.offers import LATER
+from tests.support.members import INITIAL, make_terms
+
+RUN = b"r" * 32
+SECRETS = {name: make_secret() for name in "abcde"}
+TERMS = make_terms(list("abcde"), SECRETS, rounds=4)
+
+
+def root(face: int) -> bytes:
+    return bytes([face]) * 32
+
+
+def shown(party: str, face: int = 0, *, round: int = 1, kind: str = UPDATE, by: str = "") -> Any:
+    """The digest of an update and the signature under its offer."""
+    message = offer_message(run=RUN, round=round, party=party, kind=kind, root=root(face))
+    return root(face), SECRETS[by or party].sign(message)
+
+
+def vote_of(party: str, *, view: int = 0, **changes: Any) -> Vote:
+    said = {"run": RUN, "round": 1, "inputs": {}, "excluded": {}, "aggregate": b"g" * 32}
+    return make_vote(party=party, view=view, **{**said, **changes})
+
+
+def voted(held: tuple[bytes, bytes]) -> Vote:
+    """a's vote on an update of c."""
+    return vote_of("a", inputs={"c": held[0]}, offers={"c": held[1]})
+
+
+def word(*, cast: Vote | None = None, by: str = "a", **changes: Any) -> Statement:
+    """a's statement for view 3 of a, b and c."""
+    body = b"" if cast is None else encode_vote(cast)
+    signature = SECRETS[by].sign(vote_message(body)) if body else b""
+    said = Statement(RUN, 3, 1, "a", ("a", "b", "c"), body, signature)
+    return msgspec.structs.replace(said, **changes)
+
+
+def check(said: Statement, terms: Any = TERMS) -> None:
+    check_statement(said, origin="a", run=RUN, terms=terms, kinds=())
+
+
+def test_an_honest_statement_is_believed() -> None:
+    inputs = tuple((name, *shown(name)) for name in "acd")
+    check(word(cast=vote_of("a", view=2), inputs=inputs))
+    check(word(cast=voted(shown("c"))))
+    assert decode_statement(msgspec.msgpack.encode(word())) == word()
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (word(run=b"x" * 32), "of another run or party"),
+        (word(party="b"), "of another run or party"),
+        (word(members=("a", "b", "x")), "not parties in the order of names"),
+        (word(members=("b", "a", "c")), "not parties in the order of names"),
+        (word(members=("a", "b", "b")), "not parties in the order of names"),
+        (word(members=("b", "c", "d")), "its signer among them"),
+        (word(members=("a", "b")), "of 2 members: at least 3"),
+        (word(round=5), "for round 5 of 4"),
+        (word(cast=vote_of("b"), by="b"), "with a vote of another run, round or party"),
+        (word(cast=vote_of("a", round=2)), "with a vote of another run, round or party"),
+        (word(cast=vote_of("a", run=b"x" * 32)), "with a vote of another run, round or party"),
+        (word(cast=vote_of("a", view=3)), "after a vote in view 3"),
+        (word(cast=vote_of("a"), by="b"), "with a vote that its signer did not sign"),
+        (word(cast=voted(shown("c", by="a"))), "on an update that its party did not sign"),
+        (word(cast=voted(shown("c", round=2))), "on an update that its party did not sign"),
+        (word(cast=voted((root(0), b""))), "on an update that its party did not sign"),
+        (word(inputs=(("c", *shown("c", by="a")),)), "which its party did not sign"),
+        (word(inputs=(("c", *shown("c", round=2)),)), "which its party did not sign"),
+        (word(inputs=(("c", *shown("c", kind="outputs")),)), "which its party did not sign"),
+        (word(inputs=(("x", *shown("c")),)), "which its party did not sign"),
+        (word(inputs=tuple((n, *shown(n)) for n in "cb")), "updates are not in the order of names"),
+        (word(inputs=(("b", *shown("b")),) * 2), "updates are not in the order of names"),
+    ],
+)
+def test_what_no_honest_party_signs_is_refused(said: Statement, says: str) -> None:
+    with pytest.raises(ProtocolViolation, match=says):
+        check(said)
+
+
+def test_a_vote_or_an_update_under_a_revoked_key_proves_nothing_and_under_a_retired_one_does() -> (
+    None
+):
+    new, old = make_secret().signing_public, SECRETS["a"].signing_public
+    now = dataclasses.replace(TERMS, signing_keys={**TERMS.signing_keys, "a": new})
+    for said in (word(cast=vote_of("a")), word(inputs=(("a", *shown("a")),))):
+        check(said, dataclasses.replace(now, retired_keys={"a": (old,)}))
+        with pytest.raises(ProtocolViolation, match="did not sign"):
+            check(said, dataclasses.replace(now, revoked_keys={"a": (old,)}))
+
+
+# --- lies ------------------------------------------------------------------------------
+
+
+def lie(one: Any, other: Any, **changes: Any) -> Lie:
+    return msgspec.structs.replace(Lie(RUN, 1, UPDATE, "c", one, other), **changes)
+
+
+def test_two_signed_updates_of_one_round_prove_a_lie() -> None:
+    said = lie(shown("c"), shown("c", 1))
+    assert proven(said, TERMS)
+    assert decode_lie(msgspec.msgpack.encode(said)) == said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lie(shown("c"), shown("c")),
+        lie(shown("c"), shown("c", 1, by="a")),
+        lie(shown("c", by="a"), shown("c", 1)),
+        lie(shown("c"), shown("c", 1, round=2)),
+        lie(shown("c"), shown("c", 1, kind="outputs")),
+        lie(shown("c"), (root(1), b"")),
+        lie(shown("c"), shown("c", 1), run=b"x" * 32),
+        lie(shown("c"), shown("c", 1), party="b"),
+        lie(shown("c"), shown("c", 1), party="x"),
+    ],
+)
+def test_anything_less_proves_none(said: Lie) -> None:
+    assert not proven(said, TERMS)
+
+
+def test_nobody_else_signs_an_offer() -> None:
+    assert signed_offer(TERMS, RUN, 1, UPDATE, "c", *shown("c"))
+    assert not signed_offer(TERMS, RUN, 1, UPDATE, "c", *shown("c", by="b"))
+    assert not signed_offer(TERMS, RUN, 1, UPDATE, "x", *shown("c"))
+
+
+@pytest.mark.parametrize("decode", [decode_lie, decode_statement])
+def test_what_cannot_be_read_is_refused(decode: Callable[[bytes], Any]) -> None:
+    lists = msgspec.msgpack.encode([b"r" * 32, 1])
+    for body in (b"", b"\xc1", lists, b"\x91" * 5000):
+        with pytest.raises(ProtocolViolation, match="cannot be read"):
+            decode(body)
+    long = b"\xdc\x00\x06" + msgspec.msgpack.encode(lie(shown("c"), shown("c", 1)))[1:]
+    with pytest.raises(ProtocolViolation, match="canonical"):
+        decode_lie(long)
+
+
+# --- what closes a round ---------------------------------------------------------------
+
+
+def test_a_round_is_closed_by_equal_votes_of_all_members_of_a_view_that_this_party_voted_in() -> (
+    None
+):
+    first, second = View(0, ("a", "b", "c")), View(1, ("a", "c"))
+    book = Book(round=1)
+
+    def closes(*votes: Vote, party: str = "a") -> Vote | None:
+        for vote in votes:
+            book.add_vote(vote)
+        return book.closing([first, second], party)
+
+    assert closes(vote_of("a"), vote_of("b")) is None
+    assert closes(vote_of("c", aggregate=b"x" * 32)) is None
+    assert closes(vote_of("a", view=1)) is None
+    assert closes(vote_of("c", view=1), party="b") is None
+    assert closes(party="a") == vote_of("a", view=1)
+
+
+# --- what a party that was left out believes ------------------------------------------
+
+
+G = {name: tensor + 1 for name, tensor in INITIAL.items()}
+OFFERED = state_offer(G, terms=TERMS, run=RUN, round=2, party="b", signer=SECRETS["b"])
+OTHERS = View(1, ("b", "c", "d"))
+
+
+def missed(party: str, **changes: Any) -> Vote:
+    said = {"view": 1, "round": 2, "shared": OFFERED.offer.manifest.root, **changes}
+    return vote_of(party, **said)
+
+
+def learned(*votes: Vote, first: int = 1) -> Returning:
+    found = Returning(TERMS)
+    for vote in votes:
+        found.note(vote)
+    found.certify(OTHERS, first)
+    return found
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [],
+        [missed("d", shared=b"x" * 32)],
+        [missed("d", voids=1)],
+        [missed("d", view=0)],
+        [missed("d", round=1)],
+        [missed("e")],
+    ],
+)
+def test_only_equal_votes_of_all_members_say_what_was_closed(last: list[Vote]) -> None:
+    assert learned(missed("b"), missed("c"), *last).vote is None
+    assert learned(missed("b"), missed("c"), missed("d")).vote == missed("b")
+
+
+def test_what_is_closed_here_already_is_not_looked_for() -> None:
+    assert learned(*(missed(name) for name in "bcd"), first=3).vote is None
+    found = learned(*(missed(name) for name in "bcd"))
+    found.forget(2)
+    assert found.vote is None
+
+
+def test_only_the_tensors_that_were_voted_for_are_taken() -> None:
+    found = learned(*(missed(name) for name in "bcd"))
+    other = state_offer(INITIAL, terms=TERMS, run=RUN, round=2, party="b", signer=SECRETS["b"])
+    later = msgspec.structs.replace(OFFERED.offer, round=3)
+    update = msgspec.structs.replace(OFFERED.offer, kind=UPDATE)
+    for offer in (other.offer, later, update):
+        assert not found.wants(offer)
+        found.take(offer, OFFERED.payload)
+        assert found.shared is None
+    found.take(OFFERED.offer, OFFERED.payload)
+    assert found.shared is not None
+    assert all(torch.equal(found.shared[name], G[name]) for name in G)
+    assert not found.wants(OFFERED.offer)
+
+
+def test_a_state_that_nobody_asked_for_is_not_pulled() -> None:
+    entrance, offer = Entrance(TERMS), OFFERED.offer
+    entrance.run = RUN
+    assert entrance.accept(offer) == LATER
+    entrance.state = 2, b"x" * 32
+    assert entrance.accept(offer) == LATER
+    entrance.state = 2, offer.manifest.root
+    assert entrance.accept(offer) is None
+
+
+# --- who is to blame for a silence -----------------------------------------------------
+
+
+def waiting(gone: str = "", said: int = 0, **awaits: str) -> Waiting:
+    """Some peers: for whom each waits; absent if its name is in capitals."""
+    views = {
+        name.lower(): PeerView(
+            state="connected" if name.islower() else "absent",
+            status=Status("exchanging", 1, 0, 0, awaits=tuple(of)),
+            since_change=1.0,
+            last_sign_of_life=1.0,
+            awaiting="",
+        )
+        for name, of in awaits.items()
+    }
+    told: Any = SimpleNamespace(
+        gone=dict.fromkeys(gone, "left"), dynamic=True, views=SimpleNamespace(said=lambda _: said)
+    )
+    link: Any = SimpleNamespace(peers_status=lambda: views)
+    mail: Any = SimpleNamespace(membership=told)
+    made = Waiting(
+        link=link,
+        mail=mail,
+        folder=told,
+        rejected=[],
+        patience=1.0,
+        on_absent="wait",
+        clock=lambda: 0.0,
+        telling=told,
+    )
+    made._slow.update(dict.fromkeys(views))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("gone", "awaits", "excused"),
+    [
+        ("", {"b": "", "c": ""}, ""),
+        ("", {"b": "e", "c": ""}, ""),
+        ("", {"b": "c", "c": ""}, "b"),
+        ("", {"b": "c", "C": ""}, "b"),
+        ("", {"B": "c", "c": ""}, ""),
+        ("d", {"b": "d", "c": "d"}, "bc"),
+        ("", {"b": "b", "c": ""}, ""),
+        ("", {"b": "c", "c": "b"}, "b"),
+        ("", {"b": "d", "c": "b", "d": "c"}, "bc"),
+    ],
+)
+def test_who_waits_itself_for_a_third_is_not_to_blame(
+    gone: str, awaits: dict[str, str], excused: str
+) -> None:
+    assert waiting(gone, **awaits)._excused(()) == set(excused)
+
+
+def test_whoever_waits_for_one_that_is_awaited_here_too_is_not_to_blame() -> None:
+    assert waiting(b="e")._excused(()) == set()
+    assert waiting(b="e")._excused("e") == {"b"}
+
+
+def test_a_statement_is_progress() -> None:
+    assert waiting(b="")._progress("b") != waiting(said=1, b="")._progress("b")
+    assert waiting(b="")._progress("b") == waiting(b="")._progress("b")
