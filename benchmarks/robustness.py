@@ -41,6 +41,8 @@ ATTACKS = (
     "inner-product-small",
 )  # fmt: skip
 PAIR = ("sign-flip", "scaling", "noise", "label-flip", "backdoor", "lying-outputs")
+CHANCE = 50.0
+"""A model trained alone that is no better, in percent, has not learnt: it measures nothing."""
 MARGIN, HARM, SUCCESS = 1.0, 0.5, 5.0  # points: see the issue's numbers in docs/robustness.md
 
 
@@ -83,7 +85,8 @@ def measured(case: Case) -> dict[str, Any]:
         privacy="none",
         shared=None if case.layers == "partial" else "*",
         seed=case.seed,
-        training=TrainingConfig(lr=0.1, batch_size=16, epochs=1),
+        # Alone, with as many images as one of two has, a model does not learn at the larger rate.
+        training=TrainingConfig(lr=0.1 if case.parties > 2 else 0.02, batch_size=16, epochs=1),
         acceptance=case.acceptance,
     )
     if attack.outputs is not None:
@@ -194,7 +197,7 @@ def of_pairs(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             [
                 row["attack"], f"{row['shared']:.1f}", f"{row['personal']:.1f}",
                 f"{row['local_only']:.1f}", f"{gain:+.1f}", planted, str(row["alarms"]),
-                "met" if met else "MISSED",
+                ("met" if met else "MISSED") if row["local_only"] > CHANCE else "no yardstick",
             ]
         )  # fmt: skip
     return lines
