@@ -6,6 +6,7 @@ one is :mod:`splitfed.transport.exchange`. No I/O and no clock: ``now`` is passe
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -80,13 +81,13 @@ class Handshake:
 
     # --- hooks for the exchange ---
 
+    @abstractmethod
     def _opened(self, *, new_life: bool, now: float) -> None:
         """A session began; ``new_life``: not the process we last spoke with."""
-        raise AssertionError  # pragma: no cover - the exchange replaces both hooks
 
+    @abstractmethod
     def _ended(self) -> None:
         """The session ended."""
-        raise AssertionError  # pragma: no cover
 
     # --- what the wire tells ---
 

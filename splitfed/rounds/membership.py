@@ -85,9 +85,11 @@ class Membership:
         return [p for p in self.views.current.members if p != self._party and p not in gone]
 
     @property
-    def left_out(self) -> bool:
-        """Whether the others made a view without this party."""
-        return self.views.without_me is not None
+    def _exchange(self) -> tuple[bytes, int, str]:
+        """Run, number and kind of the open exchange."""
+        assert self._run is not None  # nothing is exchanged before the run has a name
+        round = self._book.round
+        return self._run, round, plan(self._kinds, self._terms)[round - 1]
 
     # --- the open round ----------------------------------------------------------------
 
@@ -107,7 +109,7 @@ class Membership:
 
     def missing_inputs(self) -> list[str]:
         """Of whom something is awaited before this party can vote: signatures that the next view
-        lacks, or updates. One that its party does not bring any more is due from the others."""
+        lacks, or updates. One of a party outside the view is due from whoever says it holds it."""
         if self.closing():
             return []
         if waiting := self.entry():
@@ -141,14 +143,13 @@ class Membership:
         voted = [vote.view for vote in self._folder.votes(round)]
         self._folder.drop_statements(below=min([*voted, self.views.current.number]))
         self.returning.forget(round)
-        self._serving.say_again(round + 1)
         out = set(self._terms.parties) - set(self.views.current.members)
         connected = {
             p for p, view in self._link.peers_status().items() if view.state == "connected"
         }
         behind = (out & connected) | self.views.behind(round)
-        for peer in sorted(behind - {self._party} - set(self.gone)):
-            self._serving.serve(peer)
+        for peer in sorted(behind - {self._party}):
+            self.serve(peer)
 
     def entry(self) -> list[str]:
         """Whose signatures are awaited until this party is a member again; nobody's where it is
@@ -194,17 +195,15 @@ class Membership:
         return True
 
     def _sign(self, number: int, members: tuple[str, ...]) -> None:
-        assert self._run is not None  # nothing is exchanged before the run has a name
-        round = self._book.round
+        run, round, kind = self._exchange
         own = self._folder.own_vote(round)
-        kind = plan(self._kinds, self._terms)[round - 1]
         inputs = sorted(
             (party, held.root, held.signature)
             for party, held in self._book.inputs.items()
-            if signed_offer(self._terms, self._run, round, kind, party, held.root, held.signature)
+            if signed_offer(self._terms, run, round, kind, party, held.root, held.signature)
         )
         word = Statement(
-            run=self._run,
+            run=run,
             view=number,
             round=round,
             party=self._party,
@@ -280,18 +279,22 @@ class Membership:
             ProtocolViolation: no honest party signs this.
             FolderDiverged: it is mine, and this folder does not have it.
         """
-        assert self._run is not None  # before that, whatever comes waits
         if event.kind == "evidence":
-            lie = decode_lie(event.body)
-            if lie.run == self._run and not proven(lie, self._terms):
-                raise ProtocolViolation(f"shows evidence against {lie.party} that proves nothing")
-            if lie.run == self._run and lie.party != self._party:
-                self._convict(lie)
+            self._shown(decode_lie(event.body))
+        else:
+            self._stated(decode_statement(event.body), event)
+
+    def _shown(self, lie: Lie) -> None:
+        if lie.run != self._run:
             return
-        word = decode_statement(event.body)
-        check_statement(
-            word, origin=event.origin, run=self._run, terms=self._terms, kinds=self._kinds
-        )
+        if not proven(lie, self._terms):
+            raise ProtocolViolation(f"shows evidence against {lie.party} that proves nothing")
+        if lie.party != self._party:
+            self._convict(lie)
+
+    def _stated(self, word: Statement, event: Noted) -> None:
+        run, open_round, _ = self._exchange
+        check_statement(word, origin=event.origin, run=run, terms=self._terms, kinds=self._kinds)
         if self.views.leaps(word):
             raise ProtocolViolation(f"signs view {word.view}, far above all others, or very many")
         if event.origin == self._party:
@@ -317,12 +320,12 @@ class Membership:
         if earlier is not None:
             raise ProtocolViolation(f"signed two different lists of members for view {word.view}")
         cast = word.cast
-        if cast is not None and word.round == self._book.round:
+        if cast is not None and word.round == open_round:
             known = self._book.ballots.get(cast.view, {}).get(event.origin, cast)
             if known != cast:
                 raise ProtocolViolation(f"cast two different votes for round {word.round}")
-        if word.round < self._book.round and event.peer == event.origin:
-            self._serving.serve(event.origin)
+        if word.round < open_round and event.peer == event.origin:
+            self.serve(event.origin)
 
     def contradicted(self, own: Vote) -> tuple[str, str] | None:
         """Who lied where a vote of the same view differs from ``own``, and how; None: none does.
@@ -345,10 +348,8 @@ class Membership:
 
     def _show(self, party: str, one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:
         """Tell everybody that ``party`` lied, if it did."""
-        assert self._run is not None
-        round = self._book.round
-        kind = plan(self._kinds, self._terms)[round - 1]
-        lie = Lie(self._run, round, kind, party, *sorted((one, other)))
+        run, round, kind = self._exchange
+        lie = Lie(run, round, kind, party, *sorted((one, other)))
         if not proven(lie, self._terms):
             return False
         body = msgspec.msgpack.encode(lie)

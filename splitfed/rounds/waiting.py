@@ -129,8 +129,8 @@ class Waiting:
         last one was silent for ``within`` seconds, or misbehaves now that all is closed."""
 
         def unfinished() -> list[str]:
-            left, membership = self.mail.left, self.mail.membership
-            peers = membership.peers if membership.dynamic else self.mail.peers
+            left = self.mail.left
+            peers = self.mail.membership.peers
             return [p for p in peers if p not in left or left[p].closed < last]
 
         quiet = Quiet(self.clock)

@@ -171,21 +171,8 @@ class RoundRecords(StandingRecords):
             Defect: another vote of mine for the same round and view.
         """
         with self._database.transaction():
-            added = self._database.write(
-                "INSERT INTO votes VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                round, view, party, body, signature,
-            )  # fmt: skip
-            if added:
-                return None
-            earlier = next(
-                row for row in self.votes(round) if (row.view, row.party) == (view, party)
-            )
-            if earlier.body == body:
-                return None
-            if party == self.party:
-                raise Defect(f"round {round}, view {view}: a second, different vote of my own")
-            self.save_evidence(round, party, body, signature)
-            return earlier
+            row = VoteRow(round=round, view=view, party=party, body=body, signature=signature)
+            return self._first_word("vote", row, lambda: self.votes(round))
 
     def drop_input(self, round: int, party: str) -> None:
         """Take a peer's update of an open round back out, and the entry of its ledger that came

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from splitfed.errors import Defect
 from splitfed.store.rows import ViewRow, VoteRow
@@ -25,20 +25,41 @@ class StandingRecords(FolderView):
             Defect: another statement of mine for the same view.
         """
         with self._database.transaction():
-            added = self._database.write(
-                "INSERT INTO statements VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                view, round, party, body, signature,
-            )  # fmt: skip
-            if added:
-                return None
-            earlier = next(row for row in self.statements(view) if row.party == party)
-            if earlier.body == body:
-                return None
-            if party == self.party:
-                raise Defect(f"view {view}: a second, different statement of my own")
-            self.save_evidence(earlier.round, party, earlier.body, earlier.signature)
-            self.save_evidence(round, party, body, signature)
+            row = VoteRow(round=round, view=view, party=party, body=body, signature=signature)
+            earlier = self._first_word("statement", row, lambda: self.statements(view))
+            if earlier is not None:
+                self.save_evidence(earlier.round, party, earlier.body, earlier.signature)
             return earlier
+
+    def _first_word(
+        self, what: str, row: VoteRow, known: Callable[[], Sequence[VoteRow]]
+    ) -> VoteRow | None:
+        """Record a signed vote or statement inside an open transaction, if it is the first of its
+        party; ``known``: those recorded that it may contradict.
+
+        Returns:
+            None, or the earlier one that it contradicts; it is then kept as evidence.
+
+        Raises:
+            Defect: a second, different one of mine.
+        """
+        added = self._database.write(
+            f"INSERT INTO {what}s (round, view, party, body, signature) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
+            row.round, row.view, row.party, row.body, row.signature,
+        )  # fmt: skip
+        if added:
+            return None
+        same = row.view, row.party
+        earlier = next(other for other in known() if (other.view, other.party) == same)
+        if earlier.body == row.body:
+            return None
+        if row.party == self.party:
+            raise Defect(
+                f"round {row.round}, view {row.view}: a second, different {what} of my own"
+            )
+        self.save_evidence(row.round, row.party, row.body, row.signature)
+        return earlier
 
     def drop_statements(self, below: int) -> None:
         """Forget the statements for views with a lower number."""

@@ -68,7 +68,7 @@ def test_while_others_are_ahead_nothing_is_signed(one: One) -> None:
     """What they closed has to come first; then this party asks to be a member again."""
     for name in "bc":
         one.hears(word(name, 1, "bc", round=3))
-    assert one.membership.left_out
+    assert one.membership.views.without_me is not None
     assert one.membership.consider(())
     assert one.link.said("view") == []
 

@@ -15,7 +15,7 @@ from splitfed.run.learner import LocalLearner
 from splitfed.sharing import shared_tensors
 from splitfed.tensors import digest
 from tests.support.data import tiny_set
-from tests.support.fusing import CONSENT, QUIET, SIZE, learner, received
+from tests.support.fusing import CONSENT, SIZE, learner, quiet, received
 from tests.support.training import CLASSES, TinyNet
 
 # --- hostile or unlucky ----------------------------------------------------------------------
@@ -74,15 +74,15 @@ def test_what_a_peer_s_private_layers_hold_never_ends_the_run(
 
 def test_private_layers_are_not_made_ready_without_consent() -> None:
     it = learner("average")
-    it.train(1, QUIET)
+    it.train(1, quiet)
     with pytest.raises(Defect, match="release_private"):
-        it.prepare("private", True, QUIET)
+        it.prepare("private", True, quiet)
 
 
 def test_averaged_private_layers_stand_on_the_shared_ones_they_were_trained_against() -> None:
     it = learner("average", own_fusion=CONSENT)
-    it.train(1, QUIET)
-    it.prepare("private", True, QUIET)
+    it.train(1, quiet)
+    it.prepare("private", True, quiet)
     agreed = {name: tensor + 1 for name, tensor in it.shared().items() if name != "none"}
     it.fuse(received("private"), agreed)
     assert digest(shared_tensors(it.fused, it.split)) == digest(agreed)
@@ -93,8 +93,8 @@ def test_learning_between_rounds_that_diverges_is_undone(monkeypatch: pytest.Mon
     from splitfed.training import Trainer
 
     it, came = learner(), received()
-    it.train(1, QUIET)
-    it.prepare("outputs", False, QUIET)
+    it.train(1, quiet)
+    it.prepare("outputs", False, quiet)
     before = digest(it._own.state()[0])
 
     def diverge(self: Any, *_: Any, **__: Any) -> None:

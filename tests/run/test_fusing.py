@@ -16,7 +16,7 @@ from splitfed.run.fusing import Ensemble, outputs_of, teacher
 from splitfed.sharing import private_tensors, shared_tensors
 from splitfed.tensors import digest
 from tests.support.data import tiny_set
-from tests.support.fusing import CONSENT, QUIET, SIZE, learner, received, tiny_net
+from tests.support.fusing import CONSENT, SIZE, learner, quiet, received, tiny_net
 from tests.support.training import CLASSES
 
 # --- what is released ------------------------------------------------------------------------
@@ -33,9 +33,9 @@ def test_a_row_of_a_model_that_overflows_says_nothing() -> None:
 
 def test_the_released_outputs_are_those_of_the_fitted_model_on_the_reference_images() -> None:
     it = learner()
-    it.train(1, QUIET)
+    it.train(1, quiet)
     before = digest(private_tensors(it.model, it.split))
-    it.prepare("outputs", True, QUIET)
+    it.prepare("outputs", True, quiet)
     assert digest(private_tensors(it.model, it.split)) != before  # fitted first
     wanted = predict(it.model, it.data.reference).probabilities
     assert torch.allclose(it.outgoing()[OUTPUTS].double(), wanted, atol=1e-6)
@@ -58,17 +58,17 @@ def test_fitting_and_distilling_show_that_they_live() -> None:
 
 def test_between_rounds_the_model_is_not_fitted_first() -> None:
     it = learner()
-    it.train(1, QUIET)
+    it.train(1, quiet)
     before = digest(it.state()[0])
-    it.prepare("outputs", False, QUIET)
+    it.prepare("outputs", False, quiet)
     after = {n: t for n, t in it.state()[0].items() if not n.startswith("outgoing/")}
     assert digest(after) == before
 
 
 def test_private_layers_are_released_as_they_are_and_the_shared_ones_are_not_among_them() -> None:
     it = learner("average", own_fusion=CONSENT)
-    it.train(1, QUIET)
-    it.prepare("private", True, QUIET)
+    it.train(1, quiet)
+    it.prepare("private", True, quiet)
     assert digest(it.outgoing()) == digest(private_tensors(it.model, it.split))
     assert not set(it.outgoing()) & set(it.split.shared_names)
 
@@ -99,8 +99,8 @@ def test_under_noise_whoever_is_surer_counts_for_more_and_the_own_part_is_the_pe
 
 def test_distilling_leaves_the_personal_model_as_it_was() -> None:
     it, came = learner(), received()
-    it.train(1, QUIET)
-    it.prepare("outputs", True, QUIET)
+    it.train(1, quiet)
+    it.prepare("outputs", True, quiet)
     model = digest(shared_tensors(it.model, it.split) | private_tensors(it.model, it.split))
     it.fuse(came, it.shared())
     assert it.fused is not None
@@ -114,8 +114,8 @@ def test_distilling_leaves_the_personal_model_as_it_was() -> None:
 def test_the_local_only_branch_sees_the_own_labels_as_often_as_the_fused_model() -> None:
     """Or the comparison would credit the federation with more training."""
     it, epochs = learner(own_fusion=OwnFusionConfig(epochs=3)), []
-    it.train(1, QUIET)
-    it.prepare("outputs", True, QUIET)
+    it.train(1, quiet)
+    it.prepare("outputs", True, quiet)
     real = it._baseline.fit_all
     it._baseline.fit_all = lambda count=None, told=None: epochs.append(count) or real(count)
     it.fuse(received(), it.shared())
@@ -130,8 +130,8 @@ def test_a_teacher_that_diverges_costs_nothing(monkeypatch: pytest.MonkeyPatch) 
         raise TrainingDiverged("the training loss is nan")
 
     it, came = learner(), received()
-    it.train(1, QUIET)
-    it.prepare("outputs", True, QUIET)
+    it.train(1, quiet)
+    it.prepare("outputs", True, quiet)
     monkeypatch.setattr(Trainer, "distill", diverge)
     it.fuse(came, it.shared())
     assert it.fused is None
@@ -162,8 +162,8 @@ def test_an_ensemble_of_a_regression_answers_with_the_mean_value() -> None:
 def test_the_others_of_an_ensemble_are_rebuilt_from_what_they_released() -> None:
     came = received("private")
     it = learner("ensemble", own_fusion=CONSENT)
-    it.train(1, QUIET)
-    it.prepare("private", True, QUIET)
+    it.train(1, quiet)
+    it.prepare("private", True, quiet)
     shared = it.shared()
     it.fuse(came, shared)
     assert it.fused.names == ("own", "b")
@@ -177,8 +177,8 @@ def test_the_others_of_an_ensemble_are_rebuilt_from_what_they_released() -> None
 
 def test_averaging_equal_private_layers_changes_nothing() -> None:
     it = learner("average", own_fusion=CONSENT)
-    it.train(1, QUIET)
-    it.prepare("private", True, QUIET)
+    it.train(1, quiet)
+    it.prepare("private", True, quiet)
     same = it.outgoing()
     it.fuse({"a": same, "b": same}, it.shared())
     assert digest(private_tensors(it.fused, it.split)) == digest(same)
@@ -249,8 +249,8 @@ def test_a_restart_after_the_fit_releases_and_fuses_the_same_bytes() -> None:
     came = received()
     calm, rough = learner(), learner()
     for it in (calm, rough):
-        it.train(1, QUIET)
-        it.prepare("outputs", True, QUIET)
+        it.train(1, quiet)
+        it.prepare("outputs", True, quiet)
     again = learner()
     again.restore(*rough.state())
     assert digest(again.outgoing()) == digest(calm.outgoing())
@@ -266,11 +266,11 @@ def test_a_restart_after_the_fit_releases_and_fuses_the_same_bytes() -> None:
 
 def test_rounds_that_are_added_go_on_from_before_the_fit() -> None:
     plain, fused = learner(), learner()
-    plain.train(1, QUIET)
-    plain.train(2, QUIET)
-    fused.train(1, QUIET)
-    fused.prepare("outputs", True, QUIET)
+    plain.train(1, quiet)
+    plain.train(2, quiet)
+    fused.train(1, quiet)
+    fused.prepare("outputs", True, quiet)
     again = learner()
     again.restore(*fused.state())
-    again.train(2, QUIET)
+    again.train(2, quiet)
     assert digest(again.state()[0]) == digest(plain.state()[0])

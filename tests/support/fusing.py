@@ -12,8 +12,11 @@ from splitfed.sharing import split_model
 from tests.support.data import tiny_set
 from tests.support.training import CLASSES, TinyNet
 
-QUIET: Any = lambda *step: None  # noqa: E731
 SIZE = (6, 6)
+
+
+def quiet(*step: Any) -> None:
+    """A step that tells nobody."""
 
 
 def tiny_net(seed: int = 1) -> TinyNet:
@@ -57,7 +60,7 @@ def received(kind: str = "outputs") -> dict[str, Any]:
     found = {}
     for party, seed in (("a", 1), ("b", 2)):
         other = learner(party=party, seed=seed, own_fusion=CONSENT)
-        other.train(1, QUIET)
-        other.prepare(kind, True, QUIET)
+        other.train(1, quiet)
+        other.prepare(kind, True, quiet)
         found[party] = other.outgoing()
     return found

@@ -10,6 +10,8 @@ from splitfed.transport.frames import OfferBody, Type
 from tests.support.talk import (
     CHUNK,
     Joined,
+    Net,
+    Party,
     arrived,
     joined,
     offer_of,
@@ -27,6 +29,19 @@ CAROLS = outgoing("carol")
 def eager(**options: object) -> Joined:
     """Alice and Bob, who want all that others made."""
     return joined(wanted=lambda offer: True, **options)
+
+
+def under_way() -> tuple[Net, Party, Party]:
+    """Bob passes on what Carol made for round 1, and three chunks of it are sent."""
+    net, alice, bob, line = eager()
+    out = outgoing("carol", 1, size=BIG)
+    bob.talk.pass_on(out.offer, out.payload)
+    while len(net.of(Type.DATA)) < 3:
+        net.take(bob)
+        net.deliver(line, alice)
+        net.take(alice)
+        net.deliver(line, bob)
+    return net, alice, bob
 
 
 def test_what_is_wanted_is_pulled_and_told_with_both_names() -> None:
@@ -175,14 +190,7 @@ def test_what_came_from_elsewhere_meanwhile_is_answered_and_not_pulled() -> None
 @pytest.mark.parametrize("rounds", [1, 2, 100])
 def test_what_is_on_its_way_when_its_round_is_discarded_is_no_fault(rounds: int) -> None:
     """Whoever comes back may be many rounds further at once."""
-    net, alice, bob, line = eager()
-    out = outgoing("carol", 1, size=BIG)
-    bob.talk.pass_on(out.offer, out.payload)
-    while len(net.of(Type.DATA)) < 3:
-        net.take(bob)
-        net.deliver(line, alice)
-        net.take(alice)
-        net.deliver(line, bob)
+    net, alice, _ = under_way()
     alice.talk.discard(rounds)
     net.pump()
     assert alice.talk.receiving.incomplete == ()
@@ -267,14 +275,7 @@ def test_the_peers_own_second_payload_is_still_a_violation() -> None:
 
 
 def test_an_old_round_is_passed_on_beside_a_new_one_of_the_peer_and_goes_on() -> None:
-    net, alice, bob, line = eager()
-    out = outgoing("carol", 1, size=BIG)
-    bob.talk.pass_on(out.offer, out.payload)
-    while len(net.of(Type.DATA)) < 3:
-        net.take(bob)
-        net.deliver(line, alice)
-        net.take(alice)
-        net.deliver(line, bob)
+    net, alice, bob = under_way()
     bob.talk.offer(outgoing("bob", 9))
     net.pump()
     assert {(e.offer.party, e.offer.round) for e in alice.of(Arrived)} == {("carol", 1), ("bob", 9)}

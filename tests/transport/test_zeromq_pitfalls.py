@@ -353,7 +353,7 @@ def test_9_a_wire_lives_and_ends_in_one_thread_beside_others(b: Bench) -> None:
         with bench() as own:
             for _ in range(5):
                 bob = own.bob(address)
-                own.run(lambda: bool(own.ups(bob)))  # noqa: B023
+                own.run(lambda bob=bob: bool(own.ups(bob)))
                 bob.send("alice", own.ups(bob)[-1].connection, HEADER, b"x")
                 own.close(bob)
                 seen.append(1)
