@@ -80,7 +80,7 @@ def exchange_link(task: dict[str, Any]) -> None:
             name=me, contract=run, roster=run, initial=run, folder=os.urandom(16), boot=1
         ),
         accept=lambda offer: None,
-        verify=lambda party, message, signature: (
+        verify=lambda party, message, signature, past=False: (
             party in roster and verify_signature(roster[party].signing_key, message, signature)
         ),
     )

@@ -168,7 +168,7 @@ def take_part(room: Path, party: str, *, hurry: bool) -> None:
             [name for name in NAMES if name != party],
             greeting=greeting,
             accept=entrance.accept,
-            verify=terms.signed_now,
+            verify=terms.signed_by,
         )
         learner = Keeper(1.0 + NAMES.index(party), dict(INITIAL), lambda moment, round: None)
         engine = Engine(

@@ -48,7 +48,7 @@ def joined(task: dict[str, Any]) -> tuple[Link, Secret]:
         [task["peer"]],
         greeting=greeting_of(me),
         accept=lambda offer: None,
-        verify=lambda name, message, signature: (
+        verify=lambda name, message, signature, past=False: (
             name in roster and verify_signature(roster[name].signing_key, message, signature)
         ),
     )

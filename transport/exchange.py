@@ -142,11 +142,13 @@ class Exchange(Handshake):
 
     def _noted(self, round_: int, note: NoteBody) -> None:
         message = note_message(note.kind, note.body)
-        if not self._verify(note.origin, message, note.signature):
+        passed_on = note.origin != self.peer
+        signed = self._verify(note.origin, message, note.signature, past=passed_on)
+        if signed is False:
             raise ProtocolViolation(
                 f"a NOTE ({note.kind}) in the name of {note.origin[:32]!r} with a bad signature"
             )
-        if self.notes.first(note):
+        if signed and self.notes.first(note):
             event = Noted(self.peer, round_, note.origin, note.kind, note.body, note.signature)
             self.events.append(event)
 

@@ -10,8 +10,8 @@ import msgspec
 from splitfed.errors import Defect
 from splitfed.transport.frames import NoteBody
 
-MAX_NOTES = 256
-"""Notes kept for one peer at once."""
+MAX_NOTES = 1024
+"""Notes kept for one peer at once: four for each of the most parties that a view can have."""
 REMEMBERED = 4 * MAX_NOTES
 """Notes of one peer remembered, to hand up each only once."""
 
@@ -41,17 +41,15 @@ class Notes:
     # --- for the peer ---
 
     def keep(self, round: int, note: NoteBody) -> bool:
-        """Keep a note until ``round`` is discarded; one that is kept already, for the later of
-        both rounds. Returns whether this session has yet to send it.
-
-        Raises:
-            Defect: more than :data:`MAX_NOTES` are kept.
-        """
+        """Keep a note until ``round`` is discarded, or until :data:`MAX_NOTES` were kept after it;
+        one that is kept already, for the later of both rounds. Returns whether this session has
+        yet to send it."""
         key = _key(note)
-        if key in self._kept:
-            round = max(round, self._kept[key][0])
-        elif len(self._kept) >= MAX_NOTES:
-            raise Defect(f"more than {MAX_NOTES} notes at once for one peer")
+        round = max(round, self._kept.pop(key, (round, note))[0])
+        if len(self._kept) >= MAX_NOTES:
+            oldest = next(iter(self._kept))
+            del self._kept[oldest]
+            self._told.discard(oldest)
         self._kept[key] = round, note
         return key not in self._told
 

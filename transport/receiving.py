@@ -170,7 +170,7 @@ class Receiving:
     def offered(self, header: Header, offer: Offer, now: float, replies: Replies) -> None:
         """Check an offer; pull it, resume it, answer STORED, refuse it, or remember one that
         cannot be judged yet, or that another party made and that is not wanted, until
-        :meth:`look_again`.
+        :meth:`look_again`. One that is passed on under a revoked key is dropped.
 
         Raises:
             ProtocolViolation: a manifest nobody could have made, a bad signature of the offer or
@@ -184,7 +184,8 @@ class Receiving:
             raise ProtocolViolation(f"an OFFER with {fault}")
         if header.round != offer.round:
             raise ProtocolViolation("an OFFER of two rounds")
-        authenticate(offer, self._peer, self._verify)
+        if not authenticate(offer, self._peer, self._verify):
+            return
         seen = {**self._transfers, **self._unwanted}
         if (
             transfer in seen

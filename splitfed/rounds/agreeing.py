@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from splitfed.errors import Defect
 from splitfed.rounds.gates import Signer
 from splitfed.rounds.mail import Mail
 from splitfed.rounds.outcome import outcome_of
@@ -58,10 +59,25 @@ class Agreeing:
             self._judged(kind)
             outcome, g, vote = self._settle(round, kind)
             self.waiting.until_here(partial(self.mail.membership.missing_votes, vote), "vote")
-            if self.mail.membership.closing():
+            if (closing := self.mail.membership.closing()) is not None:
+                self._same(closing, vote)
                 return outcome, g, vote
             if liar := self.mail.membership.contradicted(vote):
                 self.waiting.blame(*liar)
+
+    def _same(self, closing: Vote, settled: Vote) -> None:
+        """An earlier view may have closed the round: on what was settled here, for every later
+        one carries its votes.
+
+        Raises:
+            Defect: it did not.
+        """
+        if not closing.comes_to_the_same_as(settled):
+            raise Defect(
+                f"round {settled.round}: view {closing.view} closed it with "
+                f"{closing.difference(settled)} in view {settled.view}",
+                "keep the run folder and report this",
+            )
 
     def _settle(self, round: int, kind: str) -> tuple[Outcome, Tensors, Vote]:
         """Aggregate what was admitted and vote on it, durably before it is sent."""

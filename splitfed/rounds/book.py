@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from splitfed.errors import Defect, ProtocolViolation
@@ -66,6 +66,18 @@ class Book:
         if earlier is not None and earlier != vote:
             raise ProtocolViolation(f"{vote.party} cast two different votes for round {self.round}")
         ballots[vote.party] = vote
+
+    def crowded_out(self, vote: Vote, most: int, keep: Collection[int]) -> int | None:
+        """The view whose vote of this party makes room for ``vote``, where ``most`` others for
+        views outside ``keep`` are here: the lowest, perhaps that of ``vote`` itself; None: there
+        is room."""
+        cast = {view for view, ballots in self.ballots.items() if vote.party in ballots}
+        spare = sorted((cast | {vote.view}) - set(keep))
+        return spare[0] if vote.view not in cast and len(spare) > most else None
+
+    def forget_vote(self, view: int, party: str) -> None:
+        """Its vote in ``view`` counts no more."""
+        self.ballots.get(view, {}).pop(party, None)
 
     def missing_inputs(self, terms: Terms) -> list[str]:
         """Parties whose update is still awaited, by name."""
@@ -137,10 +149,13 @@ class Book:
         return vote
 
     def contradiction(self, own: Vote) -> tuple[str, str] | None:
-        """The first peer (by name) whose vote in the same view differs from ``own``, with the
-        difference."""
+        """The first member (by name) whose vote in the present view differs from ``own``, cast in
+        it, with the difference."""
+        if own.view != self.number:
+            return None  # another view has come since: its votes decide
         ballots = self.ballots.get(own.view, {})
-        for party in sorted(ballots):
+        members = ballots.keys() if self.view is None else set(self.view.members)
+        for party in sorted(ballots.keys() & members):
             if not ballots[party].says_the_same_as(own):
                 return party, own.difference(ballots[party])
         return None

@@ -254,15 +254,19 @@ class Engine:
         if self._mail.book.round != round:
             self._open()
         self.spending.allow(self._mail.named, round, kind)
+        self._waiting.take_all("signature")  # the others wait for us once they know we are back
         result = self._train(round, kind)
         if result.leave:
             raise GoAlone(result.leave)
         membership, receipts = self._mail.membership, self._mail.receipts
+        self._waiting.take_all("signature")
         self._waiting.until_here(lambda: receipts.owed(round, membership.peers), "receipt")
-        self._waiting.until_here(membership.entry, "signature")
+        released = self._earlier(round, kind) is not None
+        before = membership.entry if released else membership.awaited_before_release
+        self._waiting.until_here(before, "signature")
         self.telling.phase("exchanging" if kind == UPDATE else f"exchanging {NAMES[kind]}", round)
         self._times.offered()
-        if self._earlier(round, kind) is not None:
+        if released:
             self._let_out(round, kind)
         outcome, g, vote = self._agreeing.agree(round, kind)
         self._place.g = g
@@ -342,13 +346,7 @@ class Engine:
             released=self.folder.ledger.kinds(),
             kind=kind,
         )
-        if out.scaled is not None:
-            self.progress.say(
-                f"round {round}: own update shortened to {out.scaled:.3f} of its length "
-                "to fit max_update_norm"
-            )
-            self.folder.log("shortened", round=round, factor=out.scaled)
-        self.telling.released(out.outgoing.offer, again=False)
+        self.telling.released(out.outgoing.offer, again=False, scaled=out.scaled)
         return out
 
     def _earlier(self, round: int, kind: str) -> Release | None:

@@ -33,7 +33,8 @@ class Entrance:
 
     def wanted(self, offer: Offer) -> bool:
         """Whether another party's update is to be taken from a peer that passes it on."""
-        return (offer.party, offer.manifest.root) in self.asked
+        here = offer.run == self.run and offer.round == min(self.expected, default=0)
+        return here and (offer.party, offer.manifest.root) in self.asked
 
     def accept(self, offer: Offer) -> str | None:
         """Why ``offer`` is not to be pulled, or None. Rounds r and r + 1 are open: a peer

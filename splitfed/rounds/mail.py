@@ -21,6 +21,7 @@ from splitfed.rounds.meeting import Meeting
 from splitfed.rounds.recovery import drop_revoked, recalled
 from splitfed.rounds.schedule import expected, plan, trained
 from splitfed.rounds.terms import UPDATE
+from splitfed.rounds.views import LEAP
 from splitfed.rounds.violations import Violation, blaming
 from splitfed.rounds.vote import Vote, decode_vote
 from splitfed.transport.events import (
@@ -119,6 +120,8 @@ class Mail(Meeting):
                     self._trained(event.peer)
             case Left():
                 self.left[event.peer] = event
+                if self.membership.dynamic and event.closed >= self.last:
+                    self._folder.note_finished(event.peer, event.closed)
                 if event.reason == "alone" and event.closed < self.last:
                     self._gone(event.peer, "left the federation and goes on alone")
             case Failed():
@@ -136,6 +139,8 @@ class Mail(Meeting):
         """Keep an event for later: of the next round, or of a run without a name yet."""
         most = MOST_EARLY * (len(self._terms.parties) if self.membership.dynamic else 1)
         if sum(kept.peer == event.peer for kept in self._early) >= most:
+            if self.membership.dynamic:
+                return  # votes in ever more views, which close nothing for us
             raise Violation(event.peer, "sends more of the next round than one update and vote")
         self._early.append(event)
 
@@ -231,24 +236,27 @@ class Mail(Meeting):
         """A peer passes on what somebody signed, perhaps itself; who signed it answers for it."""
         if not self.membership.dynamic:
             raise Violation(event.peer, f"passes on a {event.kind} where there are two parties")
-        if self.run is None or (event.round == self.book.round + 1 and event.kind == "view"):
+        if self.run is None:
             self._wait_with(event)
         elif event.kind == "vote":
             if event.origin != self._party:
                 self._vote(event, event.origin)
         else:
-            with blaming(event.origin):
-                self.membership.noted(event)
+            self.membership.noted(event)
 
     def _vote(self, event: Voted | Noted, voter: str) -> None:
         if self.run is None:
             self._wait_with(event)
             return
-        vote = self._read(voter, event.body)
+        with blaming(event.peer):  # who passes something on has read it
+            vote = decode_vote(event.body)
+            if voter != event.peer and vote.run != self.run:
+                raise ProtocolViolation("passes on a vote of another run")
+        said = vote.round if isinstance(event, Noted) else event.round
         dynamic, far = self.membership.dynamic, vote.round > self.book.round + 1
         if not dynamic and (vote.view != 0 or far):
             raise Violation(voter, f"a vote of view {vote.view} for round {vote.round}")
-        if vote.run != self.run or vote.round != event.round or vote.party != voter:
+        if vote.run != self.run or vote.round != said or vote.party != voter:
             raise Violation(voter, "a vote for another run, round or party than it says")
         if dynamic and vote.round >= self.book.round:
             self.membership.learn(vote)
@@ -259,9 +267,13 @@ class Mail(Meeting):
         elif vote.round > self.book.round:
             self._wait_with(event)
         else:
+            if dynamic and not self._room_for(vote):
+                return
             try:
                 self.book.add_vote(vote)
             except ProtocolViolation as error:
+                if voter in self.membership.quarantined:
+                    return  # enough is kept against it
                 self._folder.save_evidence(vote.round, vote.party, event.body)
                 raise Violation(voter, error.message) from error
             self._folder.save_vote(
@@ -272,15 +284,19 @@ class Mail(Meeting):
                 signature=event.signature,
             )
 
+    def _room_for(self, vote: Vote) -> bool:
+        """Of each party, the votes in the views that are known are kept, and a few in others."""
+        view = self.book.crowded_out(vote, LEAP, self.membership.views.known)
+        if view is not None and view != vote.view:
+            self.book.forget_vote(view, vote.party)
+            self._folder.drop_votes(vote.round, vote.party, view)
+        return view != vote.view
+
     def _against_earlier(self, vote: Vote) -> None:
         for stored in self._folder.votes(vote.round):
             same = (stored.party, stored.view) == (vote.party, vote.view)
             if same and decode_vote(stored.body) != vote:
                 raise Violation(vote.party, f"two different votes for round {vote.round}")
-
-    def _read(self, peer: str, body: bytes) -> Vote:
-        with blaming(peer):
-            return decode_vote(body)
 
     def _in_words(self, event: StatusChanged) -> str:
         status = event.status

@@ -82,6 +82,8 @@ class Meeting:
         """Peers that have not greeted us in this process. Once the run has a name, those that
         others vote without need not."""
         members = self.peers if self.run is None else self.membership.peers
+        if self.run is not None and self.membership.returning.shared is not None:
+            return []  # what they closed without us is here
         return [peer for peer in members if peer not in self.met]
 
     @property
@@ -158,8 +160,10 @@ class Meeting:
             check_own_past(peer, greeting, run=run, terms=self._terms, folder=self._folder)
 
     def _check_progress(self, peer: str, greeting: Greeting) -> None:
-        mine = self.book.round - 1
+        ended = self._folder.closed()
+        mine = 0 if ended is None else ended.round
         if self.membership.dynamic:
+            self.membership.claims[peer] = greeting.closed_round
             if greeting.closed_round < mine or peer not in self.membership.views.current.members:
                 self.membership.serve(peer)
             return

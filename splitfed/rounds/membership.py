@@ -15,6 +15,7 @@ from splitfed.errors import FolderDiverged, ProtocolViolation
 from splitfed.rounds.book import Book
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Signer
+from splitfed.rounds.liars import Exchange, Liars
 from splitfed.rounds.returning import Returning
 from splitfed.rounds.schedule import plan
 from splitfed.rounds.serving import Serving
@@ -23,11 +24,11 @@ from splitfed.rounds.statements import (
     check_statement,
     decode_lie,
     decode_statement,
-    proven,
     signed_offer,
 )
 from splitfed.rounds.terms import Terms
-from splitfed.rounds.views import Statement, Views, demand_of, shows
+from splitfed.rounds.views import Statement, Views, demand_of, shown_for, shows
+from splitfed.rounds.violations import blaming
 from splitfed.rounds.vote import Vote
 from splitfed.store import RunFolder
 from splitfed.transport.events import Noted, note_message, vote_message
@@ -41,7 +42,7 @@ class Membership:
         dynamic: whether there can be views at all.
         views: those that this party knows of.
         lost: peers that are gone for as long as this process lives, with the reason.
-        quarantined: peers that broke the rules and are gone for good, likewise.
+        claims: the round that each peer said it had closed when it greeted us last.
         returning: what this party, when left out, learns of what the others closed.
     """
 
@@ -60,7 +61,8 @@ class Membership:
         self.dynamic = len(terms.parties) > 2
         self.views = Views(terms.parties, party, terms.minimum_parties)
         self.lost: dict[str, str] = {}
-        self.quarantined = dict(folder.quarantined)
+        self.claims: dict[str, int] = {}
+        self._late: set[str] = set()
         self.returning = Returning(terms)
         self._book = Book(round=0)
         self._kinds: tuple[str, ...] = ()
@@ -68,10 +70,18 @@ class Membership:
         self._serving = Serving(
             terms=terms, party=party, folder=folder, link=link, signer=signer, views=self.views
         )
+        self._liars = Liars(terms=terms, party=party, folder=folder, link=link, signer=signer)
         for row in folder.statements() if self.dynamic else ():
-            self.views.hear(decode_statement(row.body))
+            message = note_message("view", row.body)
+            if row.party == party or terms.signed_by(row.party, message, row.signature, past=True):
+                self.views.hear(decode_statement(row.body))
         if (made := self.views.current).number:  # in case the process died in between
             folder.note_view(made.number, made.round, made.members)
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Peers that broke the rules and are gone for good, with the reason."""
+        return self._liars.quarantined
 
     @property
     def gone(self) -> dict[str, str]:
@@ -85,11 +95,18 @@ class Membership:
         return [p for p in self.views.current.members if p != self._party and p not in gone]
 
     @property
-    def _exchange(self) -> tuple[bytes, int, str]:
-        """Run, number and kind of the open exchange."""
+    def _exchange(self) -> Exchange:
+        """Run, number and kind of the open exchange; after the last, of one that never comes."""
         assert self._run is not None  # nothing is exchanged before the run has a name
         round = self._book.round
-        return self._run, round, plan(self._kinds, self._terms)[round - 1]
+        kinds = plan(self._kinds, self._terms)
+        return self._run, round, kinds[round - 1] if round <= len(kinds) else ""
+
+    @property
+    def _closed(self) -> int:
+        """Number of the last closed exchange. After the last one its book stays open."""
+        ended = self._folder.closed()
+        return 0 if ended is None else ended.round
 
     # --- the open round ----------------------------------------------------------------
 
@@ -109,17 +126,18 @@ class Membership:
 
     def missing_inputs(self) -> list[str]:
         """Of whom something is awaited before this party can vote: signatures that the next view
-        lacks, or updates. One of a party outside the view is due from whoever says it holds it."""
-        if self.closing():
-            return []
-        if waiting := self.entry():
+        lacks, or updates. One of a party outside the view is due from whoever says it holds it, and
+        so is one of this party that it did not release itself."""
+        if not self.closing() and (waiting := self.entry()):
             return waiting
-        missing = [p for p in self._book.missing_inputs(self._terms) if p != self._party]
-        view, members = self.views.current, self.views.current.members
-        due = {party for party in missing if party in members}
-        for party in set(missing) - due:
+        missing = set(self._book.missing_inputs(self._terms))
+        if self._party not in self._book.inputs:
+            missing.discard(self._party)
+        view = self.views.current
+        due = missing & set(view.members) - {self._party}
+        for party in missing - due:
             due |= {name for name, word in view.statements.items() if shows(word, party)}
-        return sorted(due - {self._party}) if self.dynamic else missing
+        return sorted(due - {self._party})
 
     def missing_votes(self, own: Vote) -> list[str]:
         """Whose vote is awaited in the view in which this party voted ``own``; nobody's where the
@@ -159,6 +177,17 @@ class Membership:
         left = self.views.without_me
         return [] if left is None else list(left.members)
 
+    def awaited_before_release(self) -> list[str]:
+        """Whom this party hears out before it releases anything in the open round: see
+        :meth:`entry`, and whoever greeted it with that round closed. They closed it without this
+        party, so an update may count no more; what they pass on tells."""
+        if waiting := self.entry():
+            return waiting
+        if not self.dynamic or self.closing():
+            return []
+        ahead = [p for p in self.peers if self.claims.get(p, 0) >= self._book.round]
+        return [p for p in ahead if p not in self._late]
+
     def counts(self) -> bool:
         """Whether an update of this party can still count in the open round."""
         demand = self._book.demand
@@ -174,8 +203,11 @@ class Membership:
         back = [p for p in parties if views.heard_of(p, self._book.round)]
         out = {*late, *self.gone}
         found = {self._party, *views.current.members, *left, *back} - out
+        enough = self._terms.minimum_parties
         # Too few: whoever was left out for a while may be there again.
-        return found if len(found) >= self._terms.minimum_parties else set(parties) - out
+        found = found if len(found) >= enough else set(parties) - out
+        calm = found - views.noisy(self._book.round)
+        return calm if len(calm) >= enough else found
 
     def consider(self, late: Iterable[str]) -> bool:
         """Sign the next view where it should be another than the present one.
@@ -183,7 +215,8 @@ class Membership:
         Returns:
             Whether enough parties are left to go on with.
         """
-        alive = self.alive(late)
+        self._late = set(late)
+        alive = self.alive(self._late)
         if len(alive) < self._terms.minimum_parties:
             return False
         behind = self.views.without_me
@@ -224,6 +257,9 @@ class Membership:
     def _hear(self, word: Statement) -> Statement | None:
         before = self.views.current.number
         earlier = self.views.hear(word)
+        for view, party in self.views.crowded_out:
+            self._folder.drop_statement(view, party)
+        self.views.crowded_out.clear()
         if self.views.current.number != before:
             self._made()
         return earlier
@@ -244,12 +280,13 @@ class Membership:
         book.view = view
         book.demand = demand = demand_of(view, book.round)
         for party in sorted(demand.liars):
-            self._show(party, *demand.liars[party])
+            self._liars.show(self._exchange, party, *demand.liars[party])
         for party, root in demand.roots.items():
             held = book.inputs.get(party)
             if held is not None and held.root != root and party != self._party:
                 # It signed both, and one of them may have closed the round somewhere.
-                self._show(party, (held.root, held.signature), self._shown_for(party, root))
+                one, other = (held.root, held.signature), shown_for(view, party, root)
+                self._liars.show(self._exchange, party, one, other)
                 self._folder.drop_input(book.round, party)
                 del book.inputs[party]
         known = {self._party, *book.inputs}
@@ -259,44 +296,28 @@ class Membership:
         if view.round == book.round:
             self._serving.pass_on(book.round, demand, view)
 
-    def _shown_for(self, party: str, root: bytes) -> tuple[bytes, bytes]:
-        """The digest and the signature under it that some member showed."""
-        for word in self.views.current.statements.values():
-            vote = word.cast
-            offers = () if vote is None else zip(vote.inputs, vote.offers, strict=False)
-            shown = [(name, found, sign) for (name, found), (_, sign) in offers]
-            for name, found, sign in (*word.inputs, *shown):
-                if (name, found) == (party, root):
-                    return root, sign
-        return root, b""
-
     # --- what others say ---------------------------------------------------------------
 
     def noted(self, event: Noted) -> None:
         """Take in a statement or evidence that ``event.origin`` signed.
 
         Raises:
-            ProtocolViolation: no honest party signs this.
+            Violation: no honest party signs this, or passes it on.
             FolderDiverged: it is mine, and this folder does not have it.
         """
-        if event.kind == "evidence":
-            self._shown(decode_lie(event.body))
-        else:
-            self._stated(decode_statement(event.body), event)
-
-    def _shown(self, lie: Lie) -> None:
-        if lie.run != self._run:
-            return
-        if not proven(lie, self._terms):
-            raise ProtocolViolation(f"shows evidence against {lie.party} that proves nothing")
-        if lie.party != self._party:
-            self._convict(lie)
+        with blaming(event.peer):  # who passes something on has read it
+            word = (decode_lie if event.kind == "evidence" else decode_statement)(event.body)
+            if event.peer != event.origin and word.run != self._run:
+                raise ProtocolViolation(f"passes on a {event.kind} of another run")
+        with blaming(event.origin):
+            if isinstance(word, Lie):
+                self._liars.shown(word, self._run)
+            else:
+                self._stated(word, event)
 
     def _stated(self, word: Statement, event: Noted) -> None:
         run, open_round, _ = self._exchange
         check_statement(word, origin=event.origin, run=run, terms=self._terms, kinds=self._kinds)
-        if self.views.leaps(word):
-            raise ProtocolViolation(f"signs view {word.view}, far above all others, or very many")
         if event.origin == self._party:
             if word.view >= self.views.current.number and not any(
                 row.body == event.body for row in self._folder.statements(word.view)
@@ -307,6 +328,9 @@ class Membership:
                     "put the newest copy of the folder back, or start over on all sides",
                 )
             return
+        known = self.views.word(word.view, event.origin)
+        if event.origin in self.quarantined and known not in (None, word):
+            return  # enough is kept against it
         if word.view >= self.views.floor:
             self._folder.save_statement(
                 view=word.view,
@@ -321,10 +345,10 @@ class Membership:
             raise ProtocolViolation(f"signed two different lists of members for view {word.view}")
         cast = word.cast
         if cast is not None and word.round == open_round:
-            known = self._book.ballots.get(cast.view, {}).get(event.origin, cast)
-            if known != cast:
+            held = self._book.ballots.get(cast.view, {}).get(event.origin, cast)
+            if held != cast:
                 raise ProtocolViolation(f"cast two different votes for round {word.round}")
-        if word.round < open_round and event.peer == event.origin:
+        if word.round <= self._closed and event.peer == event.origin:
             self.serve(event.origin)
 
     def contradicted(self, own: Vote) -> tuple[str, str] | None:
@@ -342,33 +366,14 @@ class Membership:
         for party, root in theirs.inputs:
             if party in mine and mine[party] != root and party != self._party:
                 other = root, signed.get(party, b"")
-                if self._show(party, (mine[party], dict(own.offers)[party]), other):
+                one = mine[party], dict(own.offers)[party]
+                if self._liars.show(self._exchange, party, one, other):
                     return party, f"signed two different updates for round {own.round}"
         return voter, f"its vote contradicts the stored inputs: {difference}"
 
-    def _show(self, party: str, one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:
-        """Tell everybody that ``party`` lied, if it did."""
-        run, round, kind = self._exchange
-        lie = Lie(run, round, kind, party, *sorted((one, other)))
-        if not proven(lie, self._terms):
-            return False
-        body = msgspec.msgpack.encode(lie)
-        self._link.note(
-            round, self._party, "evidence", body, self._signer.sign(note_message("evidence", body))
-        )
-        self._convict(lie)
-        return True
-
-    def _convict(self, lie: Lie) -> None:
-        self._folder.save_evidence(lie.round, lie.party, msgspec.msgpack.encode(lie))
-        self.quarantine(lie.party, f"signed two different updates for round {lie.round}")
-
     def quarantine(self, party: str, reason: str) -> None:
         """``party`` broke the rules: it takes no part in this run any more."""
-        if party not in self.quarantined:
-            self.quarantined[party] = reason
-            self._folder.quarantine(party, reason)
-            self._folder.log("quarantined", peer=party, reason=reason, round=self._book.round)
+        self._liars.quarantine(party, reason, self._book.round)
 
     def serve(self, peer: str) -> None:
         """Pass on to ``peer``, which is behind, what it lacks."""
@@ -377,7 +382,9 @@ class Membership:
 
     def learn(self, vote: Vote) -> None:
         """A vote for the open round or a later one may be one that closed it without us."""
-        self.returning.note(vote)
+        if vote.round > len(plan(self._kinds, self._terms)):
+            return
+        self.returning.note(vote, [view.number for view in self.views.foreign])
         self._look()
 
     def _look(self) -> None:

@@ -4,6 +4,8 @@ members of their view say what the shared tensors are, and any of them may bring
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from splitfed.rounds.terms import Terms
 from splitfed.rounds.views import View
 from splitfed.rounds.vote import Vote
@@ -28,12 +30,13 @@ class Returning:
         self.vote: Vote | None = None
         self.shared: Tensors | None = None
 
-    def note(self, vote: Vote) -> None:
-        """Keep a vote whose signature is its party's; of each party the newest few."""
+    def note(self, vote: Vote, views: Collection[int]) -> None:
+        """Keep a vote whose signature is its party's; of each party a few, first those of
+        ``views``, which were made without us, then the newest."""
         votes = self._votes.setdefault(vote.party, {})
         votes.setdefault((vote.round, vote.view), vote)
         while len(votes) > KEPT:
-            del votes[min(votes)]
+            del votes[min(votes, key=lambda key: (key[1] in views, key))]
 
     def certify(self, view: View, first: int) -> None:
         """Look for the last exchange from number ``first`` on that all members of ``view`` closed

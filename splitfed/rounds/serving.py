@@ -3,7 +3,7 @@ behind what was closed without it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import torch
@@ -11,8 +11,8 @@ import torch
 from splitfed.rounds.gates import Signer, state_offer
 from splitfed.rounds.terms import Terms
 from splitfed.rounds.views import Demand, View, Views
-from splitfed.store import RunFolder
-from splitfed.transport.events import Offer
+from splitfed.store import RunFolder, VoteRow
+from splitfed.transport.events import NoteKind, Offer, Outgoing, note_message
 from splitfed.transport.link import Link
 
 
@@ -36,6 +36,7 @@ class Serving:
         self._terms, self._party, self._folder = terms, party, folder
         self._link, self._signer, self._views = link, signer, views
         self.agreed: tuple[bytes | None, Mapping[str, torch.Tensor]] = None, {}
+        self._state: Outgoing | None = None
 
     def pass_on(self, round: int, demand: Demand, view: View) -> None:
         """To the members of ``view``, the updates that ``demand`` names of parties outside it."""
@@ -51,31 +52,49 @@ class Serving:
         number = self._views.current.number
         for row in self._folder.statements():
             if row.view == number or (row.view > number and row.party == self._party):
-                self._link.note(round, row.party, "view", row.body, row.signature)
+                self._note(round, "view", row)
+
+    def _note(
+        self, round: int, kind: NoteKind, row: VoteRow, to: Sequence[str] | None = None
+    ) -> None:
+        """Pass on what ``row`` holds. My own words bear the key that signs now; those of others
+        that only a revoked key signed are nobody's."""
+        message = note_message(kind, row.body)
+        signature = row.signature
+        if row.party == self._party:
+            signature = self._signer.sign(message)
+        elif not self._terms.signed_by(row.party, message, signature, past=True):
+            return
+        self._link.note(round, row.party, kind, row.body, signature, to=to)
 
     def serve(self, peer: str) -> None:
         """Pass on to ``peer``, which is behind, the votes of the last closed round and what made
-        the view they were cast in; one that did not vote is offered what came of it too."""
+        the views they were cast in; one that did not vote wherever we did is offered what came
+        of it too."""
         closed = self._folder.closed()
-        run, g = self.agreed
+        run, _ = self.agreed
         if closed is None or run is None:
             return
         votes = self._folder.votes(closed.round)
         for number in {self._views.current.number, *(vote.view for vote in votes)}:
             for row in self._folder.statements(number):
-                self._link.note(
-                    closed.round + 1, row.party, "view", row.body, row.signature, to=[peer]
-                )
+                self._note(closed.round + 1, "view", row, [peer])
         for vote in votes:
-            self._link.note(closed.round, vote.party, "vote", vote.body, vote.signature, to=[peer])
-        voted = {vote.party for vote in votes}
-        if votes and peer not in voted and closed.outcome in ("agreed", "void"):
-            out = state_offer(
-                g,
+            self._note(closed.round, "vote", vote, [peer])
+        mine, theirs = (
+            {vote.view for vote in votes if vote.party == name} for name in (self._party, peer)
+        )
+        if mine - theirs and closed.outcome in ("agreed", "void"):
+            self._link.offer(self._state_after(closed.round, run), to=[peer])
+
+    def _state_after(self, round: int, run: bytes) -> Outgoing:
+        if self._state is None or self._state.offer.round != round:
+            self._state = state_offer(
+                self.agreed[1],
                 terms=self._terms,
                 run=run,
-                round=closed.round,
+                round=round,
                 party=self._party,
                 signer=self._signer,
             )
-            self._link.offer(out, to=[peer])
+        return self._state

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 import msgspec
 
+from splitfed.entries import Digest, Name, Signature
 from splitfed.errors import ProtocolViolation
 from splitfed.rounds.schedule import plan
 from splitfed.rounds.terms import Terms
-from splitfed.rounds.views import Statement
+from splitfed.rounds.views import Number, Statement
 from splitfed.rounds.vote import decode_vote
-from splitfed.signatures import by_revoked, verified_by
 from splitfed.transport.events import offer_message, vote_message
 
 _Word = TypeVar("_Word", bound=msgspec.Struct)
@@ -29,12 +29,12 @@ class Lie(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
         one, other: digest and signature of each, two different digests.
     """
 
-    run: bytes
-    round: int
-    kind: str
-    party: str
-    one: tuple[bytes, bytes]
-    other: tuple[bytes, bytes]
+    run: Digest
+    round: Number
+    kind: Name
+    party: Name
+    one: tuple[Digest, Signature]
+    other: tuple[Digest, Signature]
 
 
 def proven(lie: Lie, terms: Terms) -> bool:
@@ -48,18 +48,11 @@ def proven(lie: Lie, terms: Terms) -> bool:
 
 def signed_offer(
     terms: Terms, run: bytes, round: int, kind: str, party: str, root: bytes, signature: bytes
-) -> bool:
-    """Whether ``party`` signed an offer of ``root`` with a key that it has or handed over."""
+) -> bool | None:
+    """Whether ``party`` signed an offer of ``root`` with a key that it has or handed over; None:
+    with one that it revoked."""
     message = offer_message(run=run, round=round, party=party, kind=kind, root=root)
-    return _signed(terms, party, message, signature)
-
-
-def _signed(terms: Terms, party: str, message: bytes, signature: bytes) -> bool:
-    if party not in terms.parties:
-        return False
-    keys = terms.keys_of(party)
-    good = verified_by(keys, message, signature, past=True)
-    return good and not by_revoked(keys, message, signature)
+    return terms.signed_by(party, message, signature, past=True)
 
 
 def decode_lie(body: bytes) -> Lie:
@@ -95,6 +88,10 @@ def check_statement(
 ) -> None:
     """Make sure that an honest party may have signed ``word``, whatever else it signed.
 
+    A vote or an update inside may bear a key that was revoked since: the word was honest then, and
+    its party sends the same again under its new key. A thief's brings nobody anything: what is
+    passed on under a revoked key is not taken.
+
     Args:
         origin: whose signature it bears.
         kinds: of the exchanges that are closed here.
@@ -122,7 +119,7 @@ def check_statement(
     if names != sorted(set(names)):
         raise ProtocolViolation(f"{where} whose updates are not in the order of names")
     for party, root, signature in word.inputs:
-        if not signed_offer(terms, run, word.round, kind, party, root, signature):
+        if signed_offer(terms, run, word.round, kind, party, root, signature) is False:
             raise ProtocolViolation(f"{where} that shows an update which its party did not sign")
 
 
@@ -134,10 +131,11 @@ def _check_vote(word: Statement, terms: Terms, where: str, kind: str) -> None:
         raise ProtocolViolation(f"{where} with a vote of another run, round or party")
     if vote.view >= word.view:
         raise ProtocolViolation(f"{where} after a vote in view {vote.view}")
-    if not _signed(terms, word.party, vote_message(word.vote), word.vote_signature):
+    message = vote_message(word.vote)
+    if terms.signed_by(word.party, message, word.vote_signature, past=True) is False:
         raise ProtocolViolation(f"{where} with a vote that its signer did not sign")
     signed = dict(vote.offers)
     for party, root in vote.inputs:
         signature = signed.get(party, b"")
-        if not signed_offer(terms, word.run, word.round, kind, party, root, signature):
+        if signed_offer(terms, word.run, word.round, kind, party, root, signature) is False:
             raise ProtocolViolation(f"{where} with a vote on an update that its party did not sign")

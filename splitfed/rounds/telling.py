@@ -179,8 +179,15 @@ class Telling:
         if self._clock() - self._written >= REFRESH:
             self.refresh()
 
-    def released(self, offer: Offer, *, again: bool) -> None:
-        """What ``offer`` describes may leave now; ``again``: before a restart it already might."""
+    def released(self, offer: Offer, *, again: bool, scaled: float | None = None) -> None:
+        """What ``offer`` describes may leave now; ``again``: before a restart it already might.
+        ``scaled``: the factor by which it was shortened; None: it was not."""
+        if scaled is not None:
+            self._progress.say(
+                f"round {offer.round}: own update shortened to {scaled:.3f} of its length to fit "
+                "max_update_norm"
+            )
+            self._folder.log("shortened", round=offer.round, factor=scaled)
         root, size = offer.manifest.root, offer.manifest.total
         fields = {"round": offer.round, "kind": offer.kind, "root": root, "bytes": size}
         self._folder.log("released", **fields, again=again)

@@ -9,7 +9,7 @@ from typing import Literal
 import blake3
 
 from splitfed.aggregation import Parameters
-from splitfed.signatures import PartyKeys, verified_by
+from splitfed.signatures import PartyKeys, by_revoked, verified_by
 from splitfed.transport.events import STATE
 from splitfed.types import TensorSpec
 
@@ -85,12 +85,18 @@ class Terms:
             revoked=self.revoked_keys.get(party, ()),
         )
 
-    def signed_now(self, party: str, message: bytes, signature: bytes) -> bool:
-        """Whether the party's present key signed what it sends: a key that was retired or
-        revoked speaks for nobody any more, and nobody else has a key."""
+    def signed_by(
+        self, party: str, message: bytes, signature: bytes, past: bool = False
+    ) -> bool | None:
+        """Whether the party's present key signed what it sends, or with ``past`` also one that it
+        handed over: see :class:`splitfed.transport.offers.Verify`. None, with ``past`` only: a
+        revoked key did."""
         if party not in self.signing_keys:
             return False
-        return verified_by(self.keys_of(party), message, signature, past=False)
+        keys = self.keys_of(party)
+        if past and by_revoked(keys, message, signature):
+            return None
+        return verified_by(keys, message, signature, past=past)
 
     @property
     def parameters(self) -> Parameters:

@@ -12,6 +12,7 @@ Nothing here does input or output, looks at a clock or decides who is gone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -23,10 +24,14 @@ from splitfed.entries import Digest, Name, Signature
 from splitfed.rounds.vote import Vote, decode_vote
 
 LEAP = 64
-"""A statement may be of a view so many numbers above all that were seen, and one party may have
-signed so many views above the present one."""
+"""How far above all others one party alone can take the numbers of views, and how many of its
+newest statements are kept for views that are not made."""
+MOST_ALONE = 8
+"""Lists of members for one round that nobody else signed: who proposed more only keeps the others
+from agreeing."""
+HIGHEST = 1 << 62
 
-Number = Annotated[int, Meta(ge=1, le=(1 << 62))]
+Number = Annotated[int, Meta(ge=1, le=HIGHEST)]
 Input = tuple[Name, Digest, Signature]
 """Whose update, its digest, and the party's signature under its offer."""
 
@@ -65,6 +70,18 @@ def shows(word: Statement, party: str) -> bool:
     vote = word.cast
     voted = () if vote is None else vote.inputs
     return any(name == party for name, *_ in (*word.inputs, *voted))
+
+
+def shown_for(view: View, party: str, root: bytes) -> tuple[bytes, bytes]:
+    """``root`` and the signature of ``party`` under it that some member showed; empty: none did."""
+    for word in view.statements.values():
+        vote = word.cast
+        offers = () if vote is None else zip(vote.inputs, vote.offers, strict=False)
+        voted = [(name, found, sign) for (name, found), (_, sign) in offers]
+        for name, found, sign in (*word.inputs, *voted):
+            if (name, found) == (party, root):
+                return root, sign
+    return root, b""
 
 
 @dataclass(frozen=True)
@@ -144,6 +161,8 @@ class Views:
             or not this party is one of them.
         without_me: the highest made by others without this party, if higher than ``current``.
         signed: number of the highest view that this party signed.
+        crowded_out: statements that were forgotten since newer ones of their party came, as
+            (view, party); whoever keeps them too takes them from here.
     """
 
     def __init__(self, parties: Iterable[str], party: str, minimum: int) -> None:
@@ -152,7 +171,9 @@ class Views:
         self.known = {0: self.current}
         self.without_me: View | None = None
         self.signed = 0
-        self._highest = self._floor = 0
+        self.crowded_out: list[tuple[int, str]] = []
+        self._floor = 0
+        self._tops: dict[str, int] = {}
         self._heard: dict[tuple[int, int, tuple[str, ...]], dict[str, Statement]] = {}
         self._words: dict[tuple[int, str], Statement] = {}
 
@@ -187,9 +208,30 @@ class Views:
         """A statement for a lower view says nothing about the open round."""
         return self._floor
 
-    def said(self, party: str) -> int:
-        """How many statements of ``party`` are known."""
-        return sum(name == party for _, name in self._words)
+    @property
+    def _highest(self) -> int:
+        """The highest number to go beyond: what one party alone signed far above all others says
+        nothing."""
+        first, second, *_ = *sorted(self._tops.values(), reverse=True), 0, 0
+        return max(self.signed, min(first, second + LEAP))
+
+    def word(self, view: int, party: str) -> Statement | None:
+        """What ``party`` signed for ``view``, if it was heard and is kept."""
+        return self._words.get((view, party))
+
+    def top(self, party: str) -> int:
+        """Number of the highest view that ``party`` signed, as far as it was heard; 0: none."""
+        return self._tops.get(party, 0)
+
+    def noisy(self, round: int) -> set[str]:
+        """Who proposed more than :data:`MOST_ALONE` lists for ``round`` that nobody else signed."""
+        alone = Counter(
+            name
+            for (number, of, _), group in self._heard.items()
+            for name in group
+            if of == round and number > self.current.number and len(group) == 1
+        )
+        return {name for name, lists in alone.items() if lists > MOST_ALONE} - {self._party}
 
     def behind(self, round: int) -> set[str]:
         """Whoever signed last while ``round`` or an earlier one was open for it."""
@@ -205,11 +247,6 @@ class Views:
         views = {**self.known, **({} if (left := self.without_me) is None else {left.number: left})}
         return [view for view in views.values() if self._party not in view.members]
 
-    def leaps(self, statement: Statement) -> bool:
-        """Whether its number is far above all that were seen, or its party has signed very many:
-        no honest party does."""
-        return statement.view > self._highest + LEAP or self.said(statement.party) > LEAP
-
     def hear(self, statement: Statement) -> Statement | None:
         """Note a statement whose signatures were verified. Views may be made by it.
 
@@ -221,7 +258,7 @@ class Views:
         earlier = self._words.get(key)
         if earlier is not None:
             return None if earlier == statement else earlier
-        self._highest = max(self._highest, statement.view)
+        self._tops[statement.party] = max(self.top(statement.party), statement.view)
         if statement.party == self._party:
             self.signed = max(self.signed, statement.view)
         if statement.view < self._floor:
@@ -231,7 +268,20 @@ class Views:
         self._heard.setdefault(group, {})[statement.party] = statement
         if set(self._heard[group]) == set(statement.members):
             self._made(View(statement.view, statement.members, dict(self._heard[group])))
+        self._make_room(statement.party)
         return None
+
+    def _make_room(self, party: str) -> None:
+        """Keep the newest :data:`LEAP` statements of ``party`` for views that are not made."""
+        made = {*self.known, *(() if (left := self.without_me) is None else (left.number,))}
+        spare = sorted(n for n, name in self._words if name == party and n not in made)
+        for number in spare[:-LEAP]:
+            word = self._words.pop((number, party))
+            group = self._heard[number, word.round, word.members]
+            del group[party]
+            if not group:
+                del self._heard[number, word.round, word.members]
+            self.crowded_out.append((number, party))
 
     def _made(self, view: View) -> None:
         if self._party in view.members:
@@ -276,10 +326,12 @@ class Views:
         same = [
             number
             for number, of, names in self._heard
-            if of == round and names == members and number > self.signed
+            if of == round and names == members and self.signed < number <= self._highest
         ]
         if same:
             return max(same), members
+        if self._highest >= HIGHEST:
+            return None  # liars took the numbers there: no more views
         anew = self._highest + 1, members
         if self.pending and (mine := self.mine) is not None:
             waits = (mine.round, mine.members) == (round, members) and not self._in_vain(mine)

@@ -18,6 +18,10 @@ from splitfed.errors import ProtocolViolation
 _MAX_BODY = 64 << 10
 
 
+MOST_REASON = 1000
+Reason = Annotated[str, Meta(max_length=MOST_REASON)]
+
+
 def shown(text: str, most: int = 80) -> str:
     """A peer's words made safe to store, sign and print: short, no control characters."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
@@ -47,7 +51,7 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     round: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     party: str
     inputs: tuple[tuple[str, bytes], ...]
-    excluded: tuple[tuple[str, str], ...]
+    excluded: tuple[tuple[str, Reason], ...]
     aggregate: bytes
     offers: tuple[tuple[str, bytes], ...] = ()
     shared: bytes = b""
@@ -57,10 +61,18 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         """Whether both votes name the same inputs, exclusions and outcome."""
         return self._said == other._said
 
+    def comes_to_the_same_as(self, other: Vote) -> bool:
+        """The same, whatever views they were cast in."""
+        return self._outcome == other._outcome
+
     @property
     def _said(self) -> tuple[object, ...]:
+        return self.view, *self._outcome
+
+    @property
+    def _outcome(self) -> tuple[object, ...]:
         excluded = tuple(party for party, _ in self.excluded)
-        where = self.run, self.view, self.round
+        where = self.run, self.round
         return *where, self.inputs, excluded, self.aggregate, self.shared, self.voids
 
     def difference(self, other: Vote) -> str:
@@ -99,7 +111,9 @@ def make_vote(
         round=round,
         party=party,
         inputs=tuple(sorted(inputs.items())),
-        excluded=tuple(sorted(excluded.items())),
+        excluded=tuple(
+            (name, shown(why, MOST_REASON // 2)) for name, why in sorted(excluded.items())
+        ),
         aggregate=aggregate,
         offers=tuple(sorted((offers or {}).items())),
         shared=shared,

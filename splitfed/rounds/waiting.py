@@ -128,15 +128,23 @@ class Waiting:
         """Serve peers until each has said goodbye after closing ``last``; False if the
         last one was silent for ``within`` seconds, or misbehaves now that all is closed."""
 
+        membership, left = self.mail.membership, self.mail.left
+
+        def finished(peer: str) -> bool:
+            if peer in left:
+                alone = membership.dynamic and left[peer].reason == "alone"
+                return alone or left[peer].closed >= last
+            return membership.dynamic and self.folder.finished.get(peer, 0) >= last
+
         def unfinished() -> list[str]:
-            left = self.mail.left
-            peers = self.mail.membership.peers
-            return [p for p in peers if p not in left or left[p].closed < last]
+            """Also whoever was left out: it may come back for what the others closed."""
+            owed = [peer for peer in self.mail.peers if peer not in membership.quarantined]
+            return [peer for peer in owed if not finished(peer)]
 
         quiet = Quiet(self.clock)
         why = f"no sign of life for {within:g} s"
         try:
-            while waiting := unfinished():
+            while waiting := [p for p in unfinished() if p not in membership.lost]:
                 silent = min(quiet.of(peer, self._seen(peer)) for peer in waiting)
                 if silent > within:
                     break
@@ -149,6 +157,14 @@ class Waiting:
             return False
         self.telling.waited()
         return True
+
+    def take_all(self, what: str) -> None:
+        """Take in what came meanwhile, without waiting for more. Whoever was left out, or lacks
+        signatures, says so at once: ``what`` it waits for then."""
+        while (event := self.link.next(timeout=0.0)) is not None:
+            self.handle(event)
+        if self.mail.membership.entry():
+            self._reconsider({}, what)
 
     def take(self, waiting: list[str], what: str, silent: dict[str, float]) -> None:
         """Tell that ``what`` is awaited, and take in one event if one comes within a second."""
@@ -174,7 +190,7 @@ class Waiting:
         is not."""
         view = self.link.peers_status()[peer]
         membership = self.mail.membership
-        said = membership.views.said(peer) if membership.dynamic else 0
+        said = membership.views.top(peer) if membership.dynamic else 0
         return view.since_change, view.moved, said
 
     def _seen(self, peer: str) -> float | None:

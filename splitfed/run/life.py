@@ -90,7 +90,7 @@ def make_link(
         greeting=greeting,
         accept=entrance.accept,
         wanted=entrance.wanted,
-        verify=agreed.terms.signed_now,
+        verify=agreed.terms.signed_by,
     )
 
 

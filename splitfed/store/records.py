@@ -183,10 +183,13 @@ class RoundRecords(StandingRecords):
                     f"DELETE FROM {table} WHERE round = ? AND party = ?", round, party
                 )
 
-    def drop_votes(self, round: int, party: str) -> None:
-        """Take a peer's votes of an open round back out: others had the key that signed them."""
+    def drop_votes(self, round: int, party: str, view: int | None = None) -> None:
+        """Take a peer's votes of an open round back out, or only that of ``view``."""
         with self._database.transaction():
-            self._database.write("DELETE FROM votes WHERE round = ? AND party = ?", round, party)
+            self._database.write(
+                "DELETE FROM votes WHERE round = ? AND party = ? AND view = coalesce(?, view)",
+                round, party, view,
+            )  # fmt: skip
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a state durably, without ending a round; the last two checkpoints are kept.

@@ -61,6 +61,17 @@ class StandingRecords(FolderView):
         self.save_evidence(row.round, row.party, row.body, row.signature)
         return earlier
 
+    def drop_statement(self, view: int, party: str) -> None:
+        """Forget one party's statement for one view."""
+        with self._database.transaction():
+            self._database.write("DELETE FROM statements WHERE view = ? AND party = ?", view, party)
+
+    def note_finished(self, party: str, round: int) -> None:
+        """Keep that a peer has closed the last exchange, ``round``."""
+        if self.finished.get(party) != round:
+            with self._database.transaction():
+                self._database.set_meta("finished", {**self.finished, party: round})
+
     def drop_statements(self, below: int) -> None:
         """Forget the statements for views with a lower number."""
         if any(row.view < below for row in self.statements()):

@@ -264,6 +264,11 @@ class FolderView:
         return last is not None and self._database.meta("confirmed") == last.round
 
     @property
+    def finished(self) -> dict[str, int]:
+        """By peer, the last exchange that it said it had closed when it finished."""
+        return dict(self._database.meta("finished", dict[str, int]) or {})
+
+    @property
     def ending(self) -> dict[str, Any] | None:
         """How the federation ended before its last round: ``how``, ``reason`` and
         ``rejected``; None while it goes on, and after an ordinary end."""

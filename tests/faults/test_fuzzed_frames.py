@@ -283,4 +283,4 @@ def test_a_chunk_with_another_byte_is_never_part_of_a_payload() -> None:
 @pytest.mark.parametrize("name", ["mallory", "", "alice\0", "x" * 64])
 def test_who_is_not_in_the_agreement_signed_nothing(name: str) -> None:
     """A peer may write any name over what it passes on."""
-    assert TERMS.signed_now(name, b"message", bytes(64)) is False
+    assert TERMS.signed_by(name, b"message", bytes(64)) is False

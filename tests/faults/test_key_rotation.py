@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -18,26 +17,12 @@ from splitfed.transport.events import vote_message
 from splitfed.transport.keys import Secret, make_secret
 from tests.support.crash import Crash, CrashDisk
 from tests.support.folders import payload_of, row_of
-from tests.support.members import Town
+from tests.support.members import Town, replace_keys
 from tests.support.trials import PAIR, End, Watch, faults, pair, renew, settle, undisturbed
 
 
 class Stop(Exception):
     """Ends a party at a chosen moment."""
-
-
-def replace_keys(town: Town, name: str, *, lost: bool = False) -> Secret:
-    """What `splitfed keys rotate` and the copied agreement do to both sides. The old secret."""
-    old, new, terms = town.secrets[name], make_secret(), town.terms
-    town.secrets[name] = new
-    listed = terms.revoked_keys if lost else terms.retired_keys
-    longer = {**listed, name: (*listed.get(name, ()), old.signing_public)}
-    town.terms = dataclasses.replace(
-        terms,
-        signing_keys={**terms.signing_keys, name: new.signing_public},
-        **{"revoked_keys" if lost else "retired_keys": longer},
-    )
-    return old
 
 
 def stop_both_before(town: Town, round: int) -> None:
@@ -214,8 +199,8 @@ def test_an_old_key_signs_nothing_new(tmp_path: Path) -> None:
     town = Town(tmp_path, list(PAIR))
     for lost in (False, True):
         old = replace_keys(town, "a", lost=lost)
-        assert not town.terms.signed_now("a", b"offer", old.sign(b"offer"))
-        assert town.terms.signed_now("a", b"offer", town.secrets["a"].sign(b"offer"))
+        assert not town.terms.signed_by("a", b"offer", old.sign(b"offer"))
+        assert town.terms.signed_by("a", b"offer", town.secrets["a"].sign(b"offer"))
 
 
 def test_a_party_that_goes_on_with_its_old_key_is_stopped_by_name(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from splitfed.errors import FolderDiverged, ProtocolViolation
+from splitfed.errors import FolderDiverged
 from splitfed.rounds.statements import Lie, decode_lie, decode_statement, proven
 from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import LEAP
+from splitfed.rounds.violations import Violation
 from tests.support.one import RUN, TERMS, One, noted, shown, vote, word
 
 
@@ -41,7 +42,7 @@ def test_an_own_statement_that_the_folder_lacks_tells_that_it_was_put_back(one: 
 
 def test_two_lists_for_one_number_are_a_lie_and_kept(one: One) -> None:
     one.hears(word("b", 1, "ab"))
-    with pytest.raises(ProtocolViolation, match="two different lists of members for view 1"):
+    with pytest.raises(Violation, match="b: .*two different lists of members for view 1"):
         one.hears(word("b", 1, "bc"))
     assert {row.party for row in one.folder.evidence()} == {"b"}
 
@@ -49,29 +50,61 @@ def test_two_lists_for_one_number_are_a_lie_and_kept(one: One) -> None:
 def test_a_vote_inside_that_contradicts_the_one_that_came_before_is_a_lie(one: One) -> None:
     one.book.add_vote(vote("b", 0, "abc"))
     one.hears(word("b", 1, "ab", cast=vote("b", 0, "abc")))
-    with pytest.raises(ProtocolViolation, match="two different votes for round 1"):
+    with pytest.raises(Violation, match="b: .*two different votes for round 1"):
         one.hears(word("b", 2, "ab", cast=vote("b", 0, "ab")))
 
 
-def test_a_statement_far_above_all_others_is_refused(one: One) -> None:
-    with pytest.raises(ProtocolViolation, match="far above all others"):
-        one.hears(word("b", LEAP + 1, "ab"))
+def test_the_newest_statements_of_a_party_are_kept_and_none_is_held_against_it(one: One) -> None:
+    """In memory and on disk, for whatever it signs; those of views that were made stay."""
+    for name in "bc":
+        one.hears(word(name, 1, "bc"))
+    for number in range(2, LEAP + 12):
+        one.hears(word("b", number, "bc" if number % 2 else "ab"))
+    kept = [row.view for row in one.folder.statements() if row.party == "b"]
+    assert kept == [1, *range(12, LEAP + 12)]
+    assert one.membership.views.word(11, "b") is None
+    one.hears(word("b", 11, "ab"))
+    assert [row.view for row in one.folder.statements() if row.party == "b"] == kept
+    assert one.membership.quarantined == {}
+
+
+def test_a_lie_of_one_that_is_out_already_is_not_kept_again(one: One) -> None:
+    one.membership.quarantine("b", "lied")
+    one.hears(word("b", 1, "ab"), peer="c")
+    one.hears(word("b", 1, "bc"), peer="c")
+    assert one.folder.evidence() == ()
+
+
+@pytest.mark.parametrize("kind", ["view", "evidence"])
+def test_what_cannot_be_read_or_is_of_another_run_is_the_fault_of_who_passes_it_on(
+    one: One, kind: Any
+) -> None:
+    """Whoever signed it may have signed it in a run of its own with the same keys."""
+    said = of_c() if kind == "evidence" else word("b", 1, "ab")
+    elsewhere = msgspec.msgpack.encode(msgspec.structs.replace(said, run=b"x" * 32))
+    for body in (b"?", elsewhere):
+        with pytest.raises(Violation, match="^c: "):
+            one.membership.noted(noted(kind, body, "b", "c"))
     assert one.folder.statements() == ()
 
 
-def test_one_that_signs_very_many_views_is_told(one: One) -> None:
-    views = one.membership.views
-    for number in range(1, LEAP + 2):
-        assert not views.leaps(word("b", number, "bc"))
-        views.hear(word("b", number, "bc"))
-    assert views.leaps(word("b", LEAP + 2, "bc"))
-    assert not views.leaps(word("c", LEAP + 2, "bc"))
+@pytest.mark.parametrize(
+    "changes",
+    [{"round": 1 << 63}, {"round": 0}, {"run": b"r"}, {"kind": "k" * 300}, {"one": (b"r", b"s")}],
+    ids=str,
+)
+def test_evidence_that_no_folder_could_keep_is_its_senders_fault(
+    one: One, changes: dict[str, Any]
+) -> None:
+    body = msgspec.msgpack.encode(of_c(**changes))
+    with pytest.raises(Violation, match="b: evidence that cannot be read"):
+        one.membership.noted(noted("evidence", body, "b"))
 
 
 def test_a_statement_that_no_honest_party_signs_is_refused(one: One) -> None:
-    with pytest.raises(ProtocolViolation, match="of 1 members"):
+    with pytest.raises(Violation, match="b: .*of 1 members"):
         one.hears(word("b", 1, "b"))
-    with pytest.raises(ProtocolViolation, match="another run or party"):
+    with pytest.raises(Violation, match="b: .*another run or party"):
         one.hears(word("c", 1, "bc"), of="b")
     assert one.folder.statements() == ()
 
@@ -97,7 +130,7 @@ def test_proof_of_a_lie_convicts_whoever_brings_it(one: One) -> None:
 
 def test_what_proves_nothing_is_a_lie_of_whoever_signed_it(one: One) -> None:
     same = msgspec.msgpack.encode(of_c(other=of_c().one))
-    with pytest.raises(ProtocolViolation, match="evidence against c that proves nothing"):
+    with pytest.raises(Violation, match="b: .*evidence against c that proves nothing"):
         one.membership.noted(noted("evidence", same, "b"))
     other_run = msgspec.msgpack.encode(of_c(run=b"x" * 32))
     one.membership.noted(noted("evidence", other_run, "b"))

@@ -11,110 +11,31 @@ from typing import Any
 
 import msgspec
 import pytest
-import torch
 
 from splitfed.errors import FolderDiverged, PeerUnreachable
 from splitfed.rounds import Trained
 from splitfed.rounds.past import check_own_past
-from splitfed.rounds.quiet import Quiet
 from splitfed.rounds.statements import decode_lie
 from splitfed.rounds.vote import decode_vote, encode_vote, make_vote
 from splitfed.store import RunFolder
 from splitfed.tensors import describe, digest, manifest_of, pack, unpack
 from splitfed.transport.events import Outgoing, vote_message
 from splitfed.transport.link import Link
-from tests.support.members import INITIAL, AddingLearner, Town
+from tests.support.members import AddingLearner, Town
+from tests.support.quick import (
+    DEAD,
+    PowerCut,
+    QuickLink,
+    after,
+    alike,
+    begin,
+    dies_in,
+    ended,
+    town_of,
+    views_of,
+)
 
-PATIENCE = 60.0
-"""Of the clock of :func:`swift`: three seconds, where it is waited out."""
-
-DEAD: set[str] = set()
-"""Parties whose silence is as long as anybody's patience; that of no other party is."""
-
-
-def swift() -> float:
-    return time.monotonic() * 20
-
-
-@pytest.fixture(autouse=True)
-def silence(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test but those of patience itself waits on a clock, and none depends on how fast it is."""
-    DEAD.clear()
-    if "waited_out" not in request.fixturenames:
-        long = 1000.0
-        monkeypatch.setattr(Quiet, "of", lambda quiet, peer, news: long if peer in DEAD else 0.0)
-
-
-@pytest.fixture
-def waited_out() -> None:
-    """The silence of peers is measured."""
-
-
-class QuickLink(Link):
-    """The engines' clock is swift, that of the links is not. One that ends waits 0.1 s at most."""
-
-    def __init__(self, *args: Any, **fields: Any) -> None:
-        super().__init__(*args, **{**fields, "clock": time.monotonic})
-
-    def close(self, timeout: float = 0.1) -> None:
-        super().close(timeout)
-
-
-class Quick(Town):
-    """``spokesman`` is the link of c."""
-
-    spokesman: type[Link] = QuickLink
-
-    def link_type(self, name: str) -> type[Link]:
-        return self.spokesman if name == "c" else QuickLink
-
-
-def town_of(path: Path, names: str = "abc", rounds: int = 4, **changes: Any) -> Quick:
-    return Quick(path, list(names), {"rounds": rounds, **changes}, clock=swift)
-
-
-class PowerCut(BaseException):
-    """The machine goes dark."""
-
-
-def begin(town: Town, *names: str, **engine: Any) -> None:
-    for name in names or town.names:
-        town.start(name, **{"patience": PATIENCE, **engine})
-
-
-def dies_in(town: Town, name: str, round: int) -> None:
-    def crash(now: int) -> None:
-        if now == round:
-            town.kill(name)
-            DEAD.add(name)
-            raise PowerCut
-
-    town.learners[name].crash = crash
-
-
-def after(*steps: list[float]) -> dict[str, torch.Tensor]:
-    """g after rounds in which these parties' steps were averaged."""
-    rise = sum(sum(some) / len(some) for some in steps)
-    return {name: tensor + rise for name, tensor in INITIAL.items()}
-
-
-def ended(town: Town, names: str) -> dict[str, torch.Tensor]:
-    """The shared tensors with which all of these parties ended, done and alike."""
-    for name in names:
-        ending = town.endings[name]
-        assert not isinstance(ending, BaseException), ending
-        assert ending.outcome == "done", ending
-    assert len({digest(town.endings[name].shared) for name in names}) == 1
-    return town.endings[names[0]].shared
-
-
-def alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.allclose(one[n], other[n]) for n in one)
-
-
-def views_of(town: Town, name: str) -> list[list[str]]:
-    with RunFolder.read_only(town.folders[name]) as folder:
-        return [row.members for row in folder.views]
+pytestmark = pytest.mark.usefixtures("silence")
 
 
 @pytest.mark.usefixtures("waited_out")
@@ -197,17 +118,20 @@ def arrived(town: Town, at: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
+@pytest.mark.parametrize("rounds", [4, 2])
 @pytest.mark.parametrize("what", ["update", "vote"])
 def test_what_reached_one_only_is_passed_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, first: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, first: str, rounds: int
 ) -> None:
     """Of an update the privacy is paid for: it counts if any member of the next view holds it.
-    After the last vote ``first`` went on to round 3, and the other has yet to close round 2."""
-    town = town_of(tmp_path)
+    After the last vote ``first`` went on to round 3, or has closed all, and the other has yet to
+    close round 2."""
+    town = town_of(tmp_path, rounds=rounds)
     reaches_only(town, monkeypatch, what, first)
     begin(town)
     town.wait()
-    assert alike(ended(town, "ab"), after([1, 2, 3], [1, 2, 3], [1, 2], [1, 2]))
+    rest = [[1, 2]] * (rounds - 2)
+    assert alike(ended(town, "ab"), after([1, 2, 3], [1, 2, 3], *rest))
 
 
 def two_updates(town: Town) -> type[Link]:

@@ -16,7 +16,7 @@ from splitfed.errors import ProtocolViolation
 from splitfed.rounds.book import Book
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import state_offer
-from splitfed.rounds.returning import Returning
+from splitfed.rounds.returning import KEPT, Returning
 from splitfed.rounds.statements import (
     Lie,
     check_statement,
@@ -110,15 +110,24 @@ def test_what_no_honest_party_signs_is_refused(said: Statement, says: str) -> No
         check(said)
 
 
-def test_a_vote_or_an_update_under_a_revoked_key_proves_nothing_and_under_a_retired_one_does() -> (
-    None
-):
-    new, old = make_secret().signing_public, SECRETS["a"].signing_public
-    now = dataclasses.replace(TERMS, signing_keys={**TERMS.signing_keys, "a": new})
-    for said in (word(cast=vote_of("a")), word(inputs=(("a", *shown("a")),))):
-        check(said, dataclasses.replace(now, retired_keys={"a": (old,)}))
+def test_what_rests_on_a_key_that_was_replaced_or_revoked_is_held_against_nobody() -> None:
+    """It was honest when it was signed. Evidence it is none."""
+    new = make_secret().signing_public
+    for owner in "ac":
+        now = dataclasses.replace(TERMS, signing_keys={**TERMS.signing_keys, owner: new})
+        gone = {owner: (SECRETS[owner].signing_public,)}
+        for said in (
+            word(cast=vote_of("a")),
+            word(cast=voted(shown("c"))),
+            word(inputs=((owner, *shown(owner)),)),
+        ):
+            check(said, dataclasses.replace(now, retired_keys=gone))
+            check(said, dataclasses.replace(now, revoked_keys=gone))
         with pytest.raises(ProtocolViolation, match="did not sign"):
-            check(said, dataclasses.replace(now, revoked_keys={"a": (old,)}))
+            check(word(inputs=((owner, *shown(owner)),)), now)
+        both = lie(shown("c"), shown("c", 1))
+        assert proven(both, dataclasses.replace(now, retired_keys=gone))
+        assert proven(both, dataclasses.replace(now, revoked_keys=gone)) == (owner == "a")
 
 
 # --- lies ------------------------------------------------------------------------------
@@ -206,7 +215,7 @@ def missed(party: str, **changes: Any) -> Vote:
 def learned(*votes: Vote, first: int = 1) -> Returning:
     found = Returning(TERMS)
     for vote in votes:
-        found.note(vote)
+        found.note(vote, [])
     found.certify(OTHERS, first)
     return found
 
@@ -225,6 +234,17 @@ def learned(*votes: Vote, first: int = 1) -> Returning:
 def test_only_equal_votes_of_all_members_say_what_was_closed(last: list[Vote]) -> None:
     assert learned(missed("b"), missed("c"), *last).vote is None
     assert learned(missed("b"), missed("c"), missed("d")).vote == missed("b")
+
+
+def test_votes_that_closed_nothing_crowd_out_none_that_did() -> None:
+    found = Returning(TERMS)
+    found.note(missed("b"), [OTHERS.number])
+    for number in range(3 * KEPT):
+        found.note(missed("b", view=7, round=3 + number), [OTHERS.number])
+    for name in "cd":
+        found.note(missed(name), [OTHERS.number])
+    found.certify(OTHERS, 1)
+    assert found.vote == missed("b")
 
 
 def test_what_is_closed_here_already_is_not_looked_for() -> None:
@@ -275,7 +295,7 @@ def waiting(gone: str = "", said: int = 0, **awaits: str) -> Waiting:
         for name, of in awaits.items()
     }
     told: Any = SimpleNamespace(
-        gone=dict.fromkeys(gone, "left"), dynamic=True, views=SimpleNamespace(said=lambda _: said)
+        gone=dict.fromkeys(gone, "left"), dynamic=True, views=SimpleNamespace(top=lambda _: said)
     )
     link: Any = SimpleNamespace(peers_status=lambda: views)
     mail: Any = SimpleNamespace(membership=told)

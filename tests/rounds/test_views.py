@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from splitfed.rounds.views import LEAP, Statement, View, Views, demand_of
+from splitfed.rounds.views import HIGHEST, LEAP, MOST_ALONE, Statement, View, Views, demand_of
 from splitfed.rounds.vote import encode_vote, make_vote
 
 RUN = b"r" * 32
@@ -131,10 +131,40 @@ def test_after_the_round_only_the_present_view_and_later_words_count() -> None:
     assert views.current.number == 3
 
 
-def test_a_number_far_above_all_others_is_told() -> None:
-    views = heard("a", word("b", 3, "ab"))
-    assert not views.leaps(word("c", 3 + LEAP, "abc"))
-    assert views.leaps(word("c", 4 + LEAP, "abc"))
+def test_far_above_all_others_one_alone_takes_nobody() -> None:
+    """Two parties name a number that high only if it came to that."""
+    views = heard("a", word("b", 3, "bc"), word("c", HIGHEST, "ab"))
+    assert views.wish(1, "ab") == (4 + LEAP, ("a", "b"))
+    views = heard("a", word("c", 4 + LEAP, "ac"))
+    assert views.wish(1, "ac") == (1 + LEAP, ("a", "c"))
+    views.hear(word("b", 70, "bc"))
+    assert views.wish(1, "ac") == (4 + LEAP, ("a", "c"))
+    views.hear(word("b", HIGHEST, "bc"))
+    views.hear(word("c", HIGHEST, "bc"))
+    assert views.wish(1, "ac") is None
+
+
+def test_who_only_keeps_the_others_from_agreeing_is_told_for_one_round() -> None:
+    lists = [("b", number, "ab" if number % 2 else "bc") for number in range(1, MOST_ALONE + 2)]
+    views = heard("a", *(word(*said) for said in lists[:-1]))
+    assert views.noisy(1) == set()
+    views.hear(word(*lists[-1]))
+    assert views.noisy(1) == {"b"}
+    assert views.noisy(2) == set()
+    views.hear(word("a", 1, "ab"))  # somebody else wants that one too
+    assert views.noisy(1) == set()
+
+
+def test_what_is_crowded_out_is_forgotten_whole() -> None:
+    """The newest stay, and so does what made a view."""
+    views = heard("a", word("b", 1, "bc"), word("c", 1, "bc"))
+    for number in range(2, LEAP + 4):
+        views.hear(word("b", number, "ab"))
+    assert views.crowded_out == [(2, "b"), (3, "b")]
+    assert views.word(1, "b") is not None
+    views.hear(word("a", 3, "ab"))
+    assert views.unsigned == ("b",)
+    assert views.top("b") == LEAP + 3
 
 
 def test_whoever_signed_above_the_present_view_was_heard_of_in_its_round() -> None:

@@ -208,8 +208,8 @@ class Crossing:
             finally:
                 link.close()
 
-    def _verify(self, party: str, body: bytes, signature: bytes) -> bool:
-        return self.terms.signed_now(party, body, signature)
+    def _verify(self, party: str, body: bytes, signature: bytes, past: bool = False) -> bool | None:
+        return self.terms.signed_by(party, body, signature, past)
 
     def stop(self, name: str) -> None:
         """End the life of ``name`` in the middle of whatever it does, without a goodbye."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -138,8 +139,8 @@ class Town:
             ),
         )
 
-    def verify(self, party: str, body: bytes, signature: bytes) -> bool:
-        return self.terms.signed_now(party, body, signature)
+    def verify(self, party: str, body: bytes, signature: bytes, past: bool = False) -> bool | None:
+        return self.terms.signed_by(party, body, signature, past)
 
     def link_type(self, name: str) -> type[Link]:
         """What speaks for ``name``: a liar's may say something else."""
@@ -233,3 +234,17 @@ class Town:
 
     def closed(self, name: str) -> list[bytes]:
         return self.learners[name].merged
+
+
+def replace_keys(town: Town, name: str, *, lost: bool = False) -> Secret:
+    """What `splitfed keys rotate` and the copied agreement do to both sides. The old secret."""
+    old, new, terms = town.secrets[name], make_secret(), town.terms
+    town.secrets[name] = new
+    listed = terms.revoked_keys if lost else terms.retired_keys
+    longer = {**listed, name: (*listed.get(name, ()), old.signing_public)}
+    town.terms = dataclasses.replace(
+        terms,
+        signing_keys={**terms.signing_keys, name: new.signing_public},
+        **{"revoked_keys" if lost else "retired_keys": longer},
+    )
+    return old

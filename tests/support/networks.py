@@ -166,7 +166,7 @@ class LinkParty:
             peers,
             greeting=self.greeting(**options.pop("greeting", {})),
             accept=options.pop("accept", lambda offer: None),
-            verify=lambda party, message, signature: verify_signature(
+            verify=lambda party, message, signature, past=False: verify_signature(
                 secret_of(party).signing_public, message, signature
             ),
             chunk_size=CHUNK,

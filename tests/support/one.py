@@ -49,7 +49,7 @@ class Ear:
     def note(
         self, round: int, origin: str, kind: Any, body: bytes, signature: bytes, to: Any = None
     ) -> None:
-        assert TERMS.signed_now(origin, note_message(kind, body), signature)
+        assert TERMS.signed_by(origin, note_message(kind, body), signature)
         self.notes.append((round, origin, kind, body, to and tuple(to)))
         self.durable.append(sum(row.party == "a" for row in self.folder.statements()))
 

@@ -40,6 +40,7 @@ from splitfed.transport.frames import (
     decode_header,
     encode_body,
 )
+from splitfed.transport.offers import Verify
 from splitfed.transport.wire import Message
 from splitfed.types import TensorSpec
 
@@ -58,7 +59,7 @@ def sign(party: str, message: bytes) -> bytes:
     return blake3.blake3(KEYS[party] + message).digest(length=64)
 
 
-def verify(party: str, message: bytes, signature: bytes) -> bool:
+def verify(party: str, message: bytes, signature: bytes, past: bool = False) -> bool | None:
     return party in KEYS and sign(party, message) == signature
 
 
@@ -155,7 +156,7 @@ class Party:
         accept: Callable[[Offer], str | None] = lambda offer: None,
         wanted: Callable[[Offer], bool] = lambda offer: False,
         settings: Settings = SETTINGS,
-        verify: Callable[[str, bytes, bytes], bool] = verify,
+        verify: Verify = verify,
         links: Callable[[], dict[str, str]] = dict,
         **fields: Any,
     ) -> None:
