@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from splitfed import Federation, Party
 from splitfed.config import TrainingConfig
 from splitfed.errors import UserError
 from splitfed.simulation import Stage, find_attack
 from splitfed.simulation.attacks import Attack, Scene
-from splitfed.simulation.trial import play, undisturbed
+from splitfed.simulation.trial import play, undisturbed, with_trigger
 from splitfed.tensors import Tensors, digest
 from tests.support.data import tiny_set
 
@@ -107,3 +109,88 @@ def test_a_federation_of_attackers_alone_is_refused() -> None:
     lying = [replace(p, attack=find_attack("noise")) for p in PARTIES]
     with pytest.raises(UserError, match="every party attacks"):
         federation().simulate(lying)
+
+
+# --- what a trial compares with, and what it measures ----------------------------------------
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The reports of every federation that is simulated."""
+    real, seen = Federation.simulate, []
+
+    def watched(self: Federation, *args: Any, **more: Any) -> dict[str, Any]:
+        seen.append(real(self, *args, **more))
+        return seen[-1]
+
+    monkeypatch.setattr(Federation, "simulate", watched)
+    return seen
+
+
+def ends(reports: dict[str, Any]) -> dict[str, str]:
+    return {name: report["shared_digest"] for name, report in reports.items()}
+
+
+def test_undisturbed_is_the_mean_of_the_honest_alone(played: list[dict[str, Any]]) -> None:
+    """Whatever rule is to stand the attackers, and however many parties it wants."""
+    attack = find_attack("label-flip")
+    four = [*PARTIES, party("d", 4)]
+    guarded = federation(rule="median", byzantine=1, minimum_parties=4)
+    found = undisturbed(guarded, four, test=TEST, attack=attack, attackers=1)
+    alone = play(federation(), PARTIES, test=TEST)
+    guarded.simulate(four)
+    federation(rule="median").simulate(PARTIES)
+    undisturbed_ends, by_mean, with_all, by_median = map(ends, played)
+    assert undisturbed_ends == by_mean
+    assert by_mean["a"] not in (with_all["a"], by_median["a"])
+    figures = ("shared", "personal", "local_only", "kept")
+    assert {name: [row[f] for f in figures] for name, row in found.parties.items()} == {
+        name: [row[f] for f in figures] for name, row in alone.parties.items()
+    }
+
+
+def test_undisturbed_one_honest_party_has_honest_company_and_is_measured_alone(
+    played: list[dict[str, Any]],
+) -> None:
+    attack = find_attack("sign-flip")
+    found = undisturbed(federation(), PARTIES[:2], test=TEST, attack=attack, attackers=1)
+    federation().simulate(PARTIES[:2])
+    assert ends(played[0]) == ends(played[1])
+    assert list(found.parties) == ["a"]
+
+
+def test_images_with_the_trigger_are_those_of_other_classes_with_a_bright_corner() -> None:
+    test = tiny_set(30, size=(14, 21), channels=3, seed=7)
+    assert test.labels is not None
+    others = [place for place, label in enumerate(test.labels.tolist()) if label != 0]
+    expected = test.images[others].clone()
+    expected[:, :, 12:, 19:] = 255  # a seventh of the shorter side
+    found = with_trigger(test)
+    assert found.labels is not None
+    assert torch.equal(found.images, expected)
+    assert found.labels.tolist() == [1, 2] * 10
+    assert torch.equal(test.images, tiny_set(30, size=(14, 21), channels=3, seed=7).images)
+
+
+class Cornered(nn.Module):
+    """Class 0 where the lower right corner is bright, class 1 where it is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((3,), 8.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        bright = (images[:, 0, -1, -1] > 0.5).float()
+        return self.scale * torch.stack([bright, 1 - bright, torch.zeros_like(bright)], dim=1)
+
+
+@pytest.mark.parametrize(("attack", "rate"), [("backdoor", 1.0), ("sign-flip", None)])
+def test_a_backdoor_s_success_is_measured_with_the_trigger_and_only_where_one_is_planted(
+    attack: str, rate: float | None
+) -> None:
+    trial = {"test": TEST, "attack": find_attack(attack), "attackers": 1}
+    seeing = federation(model=Cornered, arguments={}, rounds=1, acceptance=True)
+    for found in (play(seeing, PARTIES, **trial), undisturbed(seeing, PARTIES, **trial)):
+        for row in found.parties.values():
+            assert [row[key] for key in row if key.startswith("backdoor")] == [rate] * 3
+            assert row["local_only"] == 1 / 3  # no image of the test has such a corner

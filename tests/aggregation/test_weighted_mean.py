@@ -3,6 +3,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from splitfed.aggregation import arithmetic, weighted_mean
 from splitfed.aggregation import mean as mean_module
 from splitfed.errors import Defect
+from splitfed.tensors import digest
 
 EQUAL = {"a": 1.0, "b": 1.0}
 
@@ -70,6 +72,51 @@ def test_order_of_parties_and_names_in_the_mappings_changes_no_bit() -> None:
     backward = weighted_mean(turned, dict(reversed(weights.items())))
     assert list(forward) == list(backward) == ["x", "y"]
     assert all(torch.equal(forward[n], backward[n]) for n in forward)
+
+
+FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+SIGNS = list(product((1.0, -1.0), repeat=3))
+"""Those of the zeros that three parties have in one place, for eight places."""
+
+
+def zeros(dtype: torch.dtype) -> dict[str, dict]:
+    columns = zip("abc", zip(*SIGNS, strict=True), strict=True)
+    return of({party: [0.0 * sign for sign in signs] for party, signs in columns}, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("length", [arithmetic.SLICE, 3])
+def test_a_mean_of_zeros_is_negative_where_all_are_and_nowhere_else(
+    dtype: torch.dtype, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So equal updates come out bit for bit: the digest that is voted on covers the sign too."""
+    monkeypatch.setattr(arithmetic, "SLICE", length)
+    mean = weighted_mean(zeros(dtype), {"a": 0.3, "b": 5.0, "c": 1.0})["w"]
+    assert mean.tolist() == [0.0] * 8
+    assert torch.signbit(mean).tolist() == [signs == (-1.0,) * 3 for signs in SIGNS]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_zeros_have_the_same_sign_whoever_has_which_and_in_whatever_order(
+    dtype: torch.dtype,
+) -> None:
+    updates, weights = zeros(dtype), {"a": 0.3, "b": 5.0, "c": 1.0}
+    whole = weighted_mean(updates, weights)
+    for order in permutations("abc"):
+        turned = {party: updates[party] for party in order}
+        assert digest(weighted_mean(turned, weights)) == digest(whole)
+        named = {name: updates[party] for name, party in zip("abc", order, strict=True)}
+        assert digest(weighted_mean(named, weights)) == digest(whole)
+
+
+def test_what_cancels_out_is_a_positive_zero_and_what_is_rounded_away_keeps_its_sign() -> None:
+    cancelled = weighted_mean(of({"a": [2.0, -2.0], "b": [-2.0, 2.0]}), EQUAL)["w"]
+    assert torch.signbit(cancelled).tolist() == [False, False]
+    least = float(torch.finfo(torch.float32).smallest_normal) * 2.0**-23
+    gone = weighted_mean(of({"a": [least, -least], "b": [0.0, 0.0]}), {"a": 1.0, "b": 2.0})["w"]
+    assert gone.tolist() == [0.0, 0.0]
+    assert torch.signbit(gone).tolist() == [False, True]
 
 
 def test_integer_buffers_are_rounded_half_to_even() -> None:

@@ -2,6 +2,7 @@
 
     die b 31 lost       b dies before its 31st durable point, and what was not synced is gone
     die a 4 torn late   a dies in its next life, and comes back long after
+    die b 'remove 000002.safetensors' lost   the same before the first point that does this
     cut 12 lose         the connection breaks before the 12th message; what was under way is lost
     twice 7             the 7th message arrives twice
     hold 9 4            from the 9th message on none arrives, until 4 more were sent or all wait
@@ -14,6 +15,7 @@ printed, read back and carried out again.
 from __future__ import annotations
 
 import random
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from splitfed.transport.memory import MemoryHub
 from splitfed.transport.wire import Sent
 from tests.support.crash import IMAGES, Crash, CrashDisk, Image, QuickDisk
 from tests.support.members import Town
-from tests.support.trials import LINGER, PAIR, STEP, End, faults, heard, pair, renew
+from tests.support.trials import LINGER, PAIR, STEP, End, faults, heard, pair, renew, standing
 
 POINTS, MESSAGES = 75, 45
 """About as many durable points has a life of two rounds, and messages a whole federation."""
@@ -37,16 +39,17 @@ WITHIN = 60.0
 
 @dataclass(frozen=True)
 class Die:
-    """``party`` dies before its durable point ``point`` and goes on from ``image``; ``late``:
-    only after its peer has waited for an hour by the clock."""
+    """``party`` dies before its durable point ``point`` (a number, or what it does) and goes on
+    from ``image``; ``late``: only after its peer has waited for an hour by the clock."""
 
     party: str
-    point: int
+    point: int | str
     image: Image = "lost"
     late: bool = False
 
     def __str__(self) -> str:
-        return f"die {self.party} {self.point} {self.image}" + " late" * self.late
+        point = shlex.quote(str(self.point))
+        return f"die {self.party} {point} {self.image}" + " late" * self.late
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,11 @@ def read_plan(text: str) -> Plan:
     """The inverse of :func:`text_of`."""
     plan: Plan = []
     for line in text.splitlines():
-        match line.split():
+        match shlex.split(line):
             case ["die", party, point, image, *late]:
                 assert image in IMAGES
-                plan.append(Die(party, int(point), image, late == ["late"]))
+                stop = int(point) if point.isdigit() else point
+                plan.append(Die(party, stop, image, late == ["late"]))
             case ["cut", message, *lose]:
                 plan.append(Cut(int(message), lose == ["lose"]))
             case ["twice", message]:
@@ -166,7 +170,7 @@ class Carrying:
     """Carries out one plan: starts whoever is down, until both have ended for good.
 
     Attributes:
-        deaths: how often somebody died so far.
+        deaths: who died so far, and whether its folder had then closed all rounds.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
@@ -179,15 +183,15 @@ class Carrying:
         }
         self._late: dict[str, bool] = dict.fromkeys(PAIR, False)
         self._lives = dict.fromkeys(PAIR, 0)
-        self.deaths = 0
+        self.deaths: list[tuple[str, bool]] = []
         self._gone: dict[str, float] = {}
         self._seen, self._since = 0, time.monotonic()
 
-    def run(self) -> None:
+    def run(self, within: float = WITHIN) -> None:
         """Until both parties have ended for good, or one of them badly."""
         for name in PAIR:
             self._live(name)
-        until = time.monotonic() + WITHIN
+        until = time.monotonic() + within
         while (alive := self._alive()) or any(self._again(name) for name in PAIR):
             assert time.monotonic() < until, f"{alive} did not end: {self.town.endings}"
             for name, ending in list(self.town.endings.items()):
@@ -247,8 +251,9 @@ class Carrying:
             if self._late[name]:
                 self._pass(ABSENCE)
             assert disk.plan is not None
-            self.deaths += 1
             self.town.folders[name] = disk.plan[1]
+            over = standing(self.town.folders[name], self.town.terms.rounds)[1]
+            self.deaths.append((name, over))
         return True
 
     def _idle(self) -> bool:
@@ -270,11 +275,13 @@ class Carrying:
                 self._pass(STEP)
 
 
-def carry_out(path: Path, plan: Plan, calm: dict[str, End]) -> tuple[list[str], int]:
-    """Everything in which a federation under this plan ended otherwise than ``calm``, and how
-    often somebody died: a death planned beyond a life's last point does not happen."""
+def carry_out(
+    path: Path, plan: Plan, calm: dict[str, End], within: float = WITHIN
+) -> tuple[list[str], list[tuple[str, bool]]]:
+    """Everything in which a federation under this plan ended otherwise than ``calm``, and
+    :attr:`Carrying.deaths`: one planned beyond a life's last point does not happen."""
     carrying = Carrying(path, plan)
-    carrying.run()
+    carrying.run(within)
     town = carrying.town
     unsure = [
         name

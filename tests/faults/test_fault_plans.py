@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.faults.plans import (
     MESSAGES,
     POINTS,
+    WITHIN,
     Cut,
     Die,
     Hold,
@@ -24,7 +25,7 @@ from tests.faults.plans import (
     text_of,
 )
 from tests.support.crash import IMAGES
-from tests.support.trials import PAIR, End, undisturbed
+from tests.support.trials import PAIR, End, after_the_last_round, undisturbed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))  # they are scripts
 
@@ -46,10 +47,10 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, End]:
     return undisturbed(tmp_path_factory.mktemp("calm"))
 
 
-def check(plan: Plan, calm: dict[str, End]) -> int:
-    """Carry out a plan; returns how many deaths came of it."""
+def check(plan: Plan, calm: dict[str, End], within: float = WITHIN) -> list[tuple[str, bool]]:
+    """Carry out a plan; returns who died, and whether it had closed all rounds by then."""
     with tempfile.TemporaryDirectory() as path:
-        found, deaths = carry_out(Path(path), plan, calm)
+        found, deaths = carry_out(Path(path), plan, calm, within)
     assert not found, "\n".join([*found, "under this plan:", text_of(plan)])
     return deaths
 
@@ -57,7 +58,7 @@ def check(plan: Plan, calm: dict[str, End]) -> int:
 @settings(max_examples=20)
 @given(plan=st.lists(FAULT, min_size=1, max_size=5))
 def test_any_few_faults_change_nothing(calm: dict[str, End], plan: Plan) -> None:
-    assert check(plan, calm) <= sum(isinstance(fault, Die) for fault in plan)
+    assert len(check(plan, calm)) <= sum(isinstance(fault, Die) for fault in plan)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -69,17 +70,23 @@ def test_parties_that_die_ten_times_end_with_the_same_models(
         Die(PAIR[index % 2], 6 + fault.point % 6, fault.image, fault.late)
         for index, fault in enumerate(deaths)
     ]
-    assert check(plan, calm) == 10
+    assert len(check(plan, calm)) == 10
 
 
-def test_both_parties_die_after_the_last_round_and_end_confirmed(calm: dict[str, End]) -> None:
-    assert check([Die("a", 57, "lost"), Die("b", 57, "lost")], calm) == 2
+def test_both_parties_die_after_the_last_round_and_end_confirmed(
+    tmp_path: Path, calm: dict[str, End]
+) -> None:
+    last = after_the_last_round(tmp_path)
+    deaths = check([Die(name, last[name], "lost") for name in PAIR], calm, within=20.0)
+    assert sorted(deaths) == [("a", True), ("b", True)]
 
 
 def test_a_plan_comes_back_from_its_text_and_from_its_seed() -> None:
     for seed in range(200):
         plan = plan_of(seed, 12)
         assert read_plan(text_of(plan)) == plan == plan_of(seed, 12)
+    named: Plan = [Die("a", "remove 000002.safetensors", "torn", True), Die("b", "commit", "lost")]
+    assert read_plan(text_of(named)) == named
 
 
 def test_a_failing_plan_shrinks_to_what_makes_it_fail() -> None:

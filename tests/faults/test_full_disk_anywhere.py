@@ -1,36 +1,76 @@
-"""The disk of either party fills up at any durable point: an error with a cure, and no loss."""
+"""The disk of either party fills up at any durable point: an error with a cure, and no loss.
+
+Full for ever from some call on, or for one file alone: it is too large for what is left, and all
+that comes after it is small enough.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from splitfed.errors import FolderError
-from tests.support.crash import QuickDisk
+from splitfed.store.durable import Bytes
+from tests.support.crash import MODELLED, QuickDisk
 from tests.support.folders import FullDisk
 from tests.support.trials import PAIR, End, faults, pair, return_of, undisturbed, unsure
 
 CHANGES = {"rounds": 2}
+ENOUGH = 5
+"""Faults after which no further place is tried."""
 
 
 class Filling(FullDisk, QuickDisk):
-    """Full after some calls, and never synced in earnest."""
+    """Full after ``left`` calls, and never synced in earnest.
+
+    Attributes:
+        refused: whether it was full for any call.
+    """
+
+    refused = False
+
+    def _spend(self) -> None:
+        self.refused = self.refused or self.left == 0
+        super()._spend()
 
 
-def filled_after(path: Path, victim: str, left: int, calm: dict[str, End]) -> list[str] | None:
-    """Let the disk of ``victim`` take ``left`` durable calls, make space and run it again;
-    returns what is wrong, or None where it ended before the disk was full."""
+class TooSmall(Filling):
+    """Has space for everything but one file, after ``before`` others.
+
+    Attributes:
+        file: where that file was to be; None: so many were never written.
+    """
+
+    def __init__(self, before: int) -> None:
+        super().__init__(None)
+        self.before = before
+        self.file: Path | None = None
+
+    def write_file(self, path: Path, parts: Iterable[Bytes]) -> None:
+        if self.before == 0:
+            self.left, self.file = 0, path
+        self.before -= 1
+        try:
+            super().write_file(path, parts)
+        finally:
+            self.left = None
+
+
+def filled(path: Path, victim: str, disk: Filling, calm: dict[str, End]) -> list[str]:
+    """Let ``victim`` run on a disk that fills up, make space and run it again; returns what is
+    wrong."""
     town = pair(path, **CHANGES)
-    town.disks[victim] = Filling(left)
+    town.disks[victim] = disk
     for name in PAIR:
         town.start(name)
     town.wait(victim)
     error, found = town.endings[victim], []
     if not isinstance(error, BaseException):
         town.wait()
-        return faults(town, calm) or None
+        return ["went on as if nothing were missing"] * disk.refused + faults(town, calm)
     if not isinstance(error, FolderError) or error.exit_code != 2:
         found.append(f"ended with {error!r}")
     elif "no space is left" not in error.message or str(town.folders[victim]) not in error.message:
@@ -46,9 +86,28 @@ def test_a_full_disk_at_any_durable_point_is_named_and_loses_nothing(
 ) -> None:
     calm, wrong = undisturbed(tmp_path / "calm", **CHANGES), []
     for left in itertools.count():
-        found = filled_after(tmp_path / str(left), victim, left, calm)
-        if found is None:
-            break
+        disk = Filling(left)
+        found = filled(tmp_path / str(left), victim, disk, calm)
         wrong += [f"full after {left} calls: {fault}" for fault in found]
+        if not disk.refused or len(wrong) > ENOUGH:
+            break
     assert not wrong, "\n".join(wrong)
     assert left >= 40
+
+
+@pytest.mark.parametrize("victim", PAIR)
+def test_a_disk_too_full_for_one_file_is_named_though_all_after_it_would_fit(
+    tmp_path: Path, victim: str
+) -> None:
+    calm, wrong = undisturbed(tmp_path / "calm", **CHANGES), []
+    refused: list[str] = []
+    for before in itertools.count():
+        disk = TooSmall(before)
+        found = filled(tmp_path / str(before), victim, disk, calm)
+        wrong += [f"no space for {disk.file} after {before} files: {fault}" for fault in found]
+        if disk.file is None or len(wrong) > ENOUGH:
+            break
+        refused.append(disk.file.parent.name)
+    assert not wrong, "\n".join(wrong)
+    assert set(refused) == set(MODELLED)
+    assert len(refused) >= 8, "in each round an update of either party and two checkpoints"

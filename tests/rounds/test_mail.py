@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from splitfed.errors import Defect
 from splitfed.progress import Silent
 from splitfed.rounds.agreeing import Agreeing
 from splitfed.rounds.mail import Mail
@@ -193,8 +194,18 @@ def test_a_party_that_votes_in_ever_more_views_fills_neither_memory_nor_disk(
     assert [row.view for row in one.folder.votes(1)] == kept
 
 
-def later(party: str) -> Vote:
-    return msgspec.structs.replace(vote(party, 1, "bc"), round=3, shared=b"g" * 32)
+def later(party: str, round: int = 3) -> Vote:
+    return msgspec.structs.replace(vote(party, 1, "bc"), round=round, shared=b"g" * 32)
+
+
+def test_votes_for_a_round_that_never_comes_tell_nothing(one: One, mail: Mail) -> None:
+    for name in "bc":
+        mail.handle(noted("view", msgspec.msgpack.encode(word(name, 1, "bc")), name))
+        mail.handle(voted(later(name, TERMS.rounds + 1)))
+    assert one.entrance.state is None
+    for name in "bc":
+        mail.handle(voted(later(name, TERMS.rounds)))
+    assert one.entrance.state == (TERMS.rounds, b"g" * 32)
 
 
 def test_of_the_next_round_so_much_waits_as_three_parties_can_cause(mail: Mail) -> None:
@@ -249,6 +260,21 @@ def test_a_vote_is_durable_before_anybody_hears_of_it(one: One, mail: Mail) -> N
     assert outcome == "agreed"
     assert [name for name, _ in said.inputs] == ["a", "b", "c"]
     assert one.link.votes == [(encode_vote(said), True)]
+
+
+def test_a_view_that_closed_the_round_on_something_else_is_a_defect(
+    one: One, mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be: every later view carries the votes of the earlier ones."""
+    offer, payload = update("a")
+    mail.note_own(Outgoing(offer, payload))
+    for name in "bc":
+        mail.handle(Arrived(name, *arrival(name)))
+    made, _ = agreeing(one, mail, waits=2)
+    monkeypatch.setattr(made, "_judged", lambda kind: None)
+    monkeypatch.setattr(mail.membership, "closing", lambda: vote("a", 0, "ab"))
+    with pytest.raises(Defect, match="round 1: view 0 closed it with different updates of c"):
+        made.agree(1, UPDATE)
 
 
 def test_before_all_that_counts_is_here_there_is_no_vote(one: One, mail: Mail) -> None:

@@ -3,7 +3,6 @@ on a round agree on what came of it. Real engines over the in-memory link."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +12,6 @@ import msgspec
 import pytest
 
 from splitfed.errors import FolderDiverged, PeerUnreachable
-from splitfed.rounds import Trained
 from splitfed.rounds.past import check_own_past
 from splitfed.rounds.statements import decode_lie
 from splitfed.rounds.vote import decode_vote, encode_vote, make_vote
@@ -21,7 +19,7 @@ from splitfed.store import RunFolder
 from splitfed.tensors import describe, digest, manifest_of, pack, unpack
 from splitfed.transport.events import Outgoing, vote_message
 from splitfed.transport.link import Link
-from tests.support.members import AddingLearner, Town
+from tests.support.members import AddingLearner, Leaver, Town
 from tests.support.quick import (
     DEAD,
     PowerCut,
@@ -201,16 +199,10 @@ def test_a_vote_that_contradicts_the_inputs_costs_its_voter_the_federation(tmp_p
         assert "its vote contradicts the stored inputs" in folder.quarantined["c"]
 
 
-class Leaver(AddingLearner):
-    def train(self, round: int, step: Any) -> Trained:
-        trained = super().train(round, step)
-        return dataclasses.replace(trained, leave="enough" if round == 2 else "")
-
-
 def test_who_leaves_is_not_waited_for(tmp_path: Path) -> None:
     """No patience at all is set: a goodbye is enough."""
     town = town_of(tmp_path)
-    town.learners["c"] = Leaver(3.0)
+    town.learners["c"] = Leaver(3.0, last=2)
     begin(town, patience=0.0)
     town.wait()
     assert town.endings["c"].outcome == "alone"

@@ -15,6 +15,7 @@ from splitfed.rounds.place import Place
 from splitfed.rounds.receipts import Receipts
 from splitfed.rounds.statements import check_statement, decode_statement
 from splitfed.rounds.terms import UPDATE
+from splitfed.rounds.views import MOST_ALONE
 from splitfed.tensors import digest
 from splitfed.transport.events import STATE, Offer
 from tests.support.folders import payload_of, row_of, sign
@@ -88,6 +89,16 @@ def test_whoever_was_left_out_is_tried_again_where_too_few_are_left(one: One) ->
     assert one.membership.alive({"b"}) == {"a", "c"}
 
 
+def test_who_answers_every_list_with_another_is_not_asked_any_more(one: One) -> None:
+    for number in range(1, MOST_ALONE + 1):
+        one.hears(word("c", number, "ac" if number % 2 else "bc"))
+    assert one.membership.alive(()) == {"a", "b", "c"}
+    one.hears(word("c", MOST_ALONE + 1, "bc"))
+    assert one.membership.alive(()) == {"a", "b"}
+    # Where too few are left without it, it is better than nobody.
+    assert one.membership.alive({"b"}) == {"a", "c"}
+
+
 # --- when it must wait -----------------------------------------------------------------
 
 
@@ -98,6 +109,32 @@ def test_nothing_is_released_before_a_signed_view_is_made(one: One) -> None:
     assert one.membership.missing_inputs() == ["b"]
     one.hears(word("b", 1, "ab"))
     assert one.membership.entry() == []
+
+
+def test_nothing_is_released_in_a_round_that_others_say_is_closed(one: One) -> None:
+    """Unless they say nothing more of it: then they may have lied."""
+    assert one.membership.awaited_before_release() == []
+    one.membership.claims["b"] = 1
+    assert one.membership.awaited_before_release() == ["b"]
+    one.membership.consider({"b"})
+    one.hears(word("c", 1, "ac"))
+    assert one.membership.awaited_before_release() == []
+
+
+def test_what_closes_the_round_is_enough(one: One) -> None:
+    one.membership.claims["b"] = 1
+    for name in "abc":
+        one.votes(vote(name, 0, "abc"))
+    assert one.membership.awaited_before_release() == []
+
+
+def test_an_update_of_mine_that_i_never_released_is_due_from_who_shows_it(one: One) -> None:
+    """A thief signed it with my key: nothing that I send can take its place."""
+    one.holds("a")
+    one.membership.consider({"c"})
+    one.hears(word("b", 1, "ab", cast=vote("b", 0, "ab", faces={"a": 1})))
+    one.holds("b")
+    assert one.membership.missing_inputs() == ["b"]
 
 
 def test_nothing_is_released_by_one_that_is_left_out(one: One) -> None:
@@ -169,6 +206,18 @@ def test_whoever_is_behind_is_told_all_that_closed_the_round(one: One) -> None:
     to_c = [(round, origin, kind) for round, origin, kind, _, to in one.link.notes if to == ("c",)]
     views, votes = ([(r, name, kind) for name in "ab"] for r, kind in ((2, "view"), (1, "vote")))
     assert to_c == [*views, *votes]
+    assert one.link.offered == [(STATE, ("c",))]
+
+
+def test_whoever_voted_in_a_view_that_was_given_up_needs_the_tensors(one: One) -> None:
+    """a and b voted once more without c, which cannot close the round on its own vote."""
+    for name in "abc":
+        one.votes(vote(name, 0, "abc"))
+    for name in "ab":
+        one.votes(vote(name, 1, "abc"))
+    one.closes(1)
+    for name in "bc":
+        one.membership.serve(name)
     assert one.link.offered == [(STATE, ("c",))]
 
 

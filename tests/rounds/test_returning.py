@@ -3,8 +3,6 @@ vain and gets what the others agreed on, and nobody honest is taken for a liar."
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from splitfed.store import RunFolder
 from splitfed.tensors import digest
 from splitfed.transport.events import Event, Noted, vote_message
 from splitfed.transport.link import Link
+from tests.support.hostile import until
 from tests.support.members import AddingLearner, Town, replace_keys
 from tests.support.quick import (
     DEAD,
@@ -32,13 +31,6 @@ from tests.support.quick import (
 )
 
 pytestmark = pytest.mark.usefixtures("silence")
-
-
-def until(true: Callable[[], bool], what: str, within: float = 20.0) -> None:
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def again(town: Town, *names: str, **engine: Any) -> None:

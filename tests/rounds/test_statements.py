@@ -279,6 +279,17 @@ def test_a_state_that_nobody_asked_for_is_not_pulled() -> None:
     assert entrance.accept(offer) is None
 
 
+def test_an_update_is_taken_from_others_in_its_run_and_round_only() -> None:
+    entrance = Entrance(TERMS)
+    entrance.run = RUN
+    offer = msgspec.structs.replace(OFFERED.offer, kind=UPDATE, round=1, party="c")
+    assert not entrance.wanted(offer)
+    entrance.asked = frozenset({("c", offer.manifest.root)})
+    assert entrance.wanted(offer)
+    for changes in ({"round": 2}, {"run": b"x" * 32}, {"party": "d"}):
+        assert not entrance.wanted(msgspec.structs.replace(offer, **changes))
+
+
 # --- who is to blame for a silence -----------------------------------------------------
 
 

@@ -141,7 +141,7 @@ def test_far_above_all_others_one_alone_takes_nobody() -> None:
     assert views.wish(1, "ac") == (4 + LEAP, ("a", "c"))
     views.hear(word("b", HIGHEST, "bc"))
     views.hear(word("c", HIGHEST, "bc"))
-    assert views.wish(1, "ac") is None
+    assert views.wish(1, "ab") is None
 
 
 def test_who_only_keeps_the_others_from_agreeing_is_told_for_one_round() -> None:

@@ -68,7 +68,7 @@ class CrashDisk(QuickDisk):
         self.root = root
         self.points: list[str] = []
         self.died: Callable[[], None] = lambda: None
-        self.plan: tuple[int, Path, Image] | None = None
+        self.plan: tuple[int | str, Path, Image] | None = None
         self._now: dict[Path, Content] = {}
         for name in MODELLED:
             for path in (root / name).glob("*"):
@@ -76,13 +76,14 @@ class CrashDisk(QuickDisk):
                 self._now[path] = Content(data, data)
         self._durable = dict(self._now)
 
-    def arm(self, stop: int, target: Path, kind: Image) -> None:
-        """Count from 0 again and crash before point ``stop``, leaving ``kind`` at ``target``."""
+    def arm(self, stop: int | str, target: Path, kind: Image) -> None:
+        """Count from 0 again and crash before point ``stop``, leaving ``kind`` at ``target``.
+        A text is what the point does: the first of that name, however many came before it."""
         self.points = []
         self.plan = (stop, target, kind)
 
     def _point(self, what: str) -> None:
-        if self.plan is not None and len(self.points) == self.plan[0]:
+        if self.plan is not None and self.plan[0] in (len(self.points), what):
             _, target, kind = self.plan
             self.died()
             self.image(target, kind)

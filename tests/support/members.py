@@ -100,6 +100,18 @@ def make_terms(names: list[str], secrets: dict[str, Secret], **changes) -> Terms
     return Terms(**{**fields, **changes})
 
 
+class Leaver(AddingLearner):
+    """Has had enough after training in round ``last``."""
+
+    def __init__(self, step: float, last: int) -> None:
+        super().__init__(step)
+        self.last = last
+
+    def train(self, round, step) -> Trained:
+        trained = super().train(round, step)
+        return dataclasses.replace(trained, leave="enough" if round == self.last else "")
+
+
 @dataclass
 class Town:
     """Some parties on one in-memory network."""

@@ -184,7 +184,28 @@ def faults(town: Town, calm: dict[str, End], *, unconfirmed: str = "") -> list[s
     return found
 
 
-def settle(town: Town) -> None:
+def after_the_last_round(path: Path, **changes: Any) -> dict[str, str]:
+    """By party, the durable point that follows at once when its last round is closed, as
+    recorded in an undisturbed run: what a crash disk is armed with to die there."""
+    town = pair(path, **changes)
+    disks = {name: CrashDisk(town.folders[name]) for name in PAIR}
+    town.disks.update(disks)
+    for name in PAIR:
+        town.start(name)
+    town.wait()
+    return {name: _after_the_last_close(disk.points) for name, disk in disks.items()}
+
+
+def _after_the_last_close(points: list[str]) -> str:
+    """A round is closed by the commit after its checkpoint."""
+    end = max(number for number, what in enumerate(points) if what == "sync folder checkpoints")
+    assert points[end + 1] == "commit", points
+    found = points[end + 2]
+    assert points.count(found) == 1, f"{found} is not the name of one point alone: {points}"
+    return found
+
+
+def settle(town: Town, within: float = WITHIN) -> None:
     """Wait until all have ended. Who comes back after its peer has ended for good would wait a
     minute for a sign of it: the clock is put forward."""
     clock = town.clock
@@ -193,7 +214,7 @@ def settle(town: Town) -> None:
     gone: dict[str, float] = {}
     while waiting := [name for name in town.names if town._threads[name].is_alive()]:
         now = time.monotonic()
-        assert now < began + WITHIN, f"{waiting} did not end: {town.endings}"
+        assert now < began + within, f"{waiting} did not end: {town.endings}"
         for name in town.names:
             if name not in waiting:
                 assert isinstance(town.endings[name], Ending), f"{name}: {town.endings[name]!r}"
@@ -243,10 +264,10 @@ def crash_at(town: Town, victim: str, stop: int, kind: Image, calm: dict[str, En
     return Trial(where, points, found)
 
 
-def die_at(town: Town, victim: str, stop: int, kind: Image) -> tuple[str, list[str]]:
-    """Run both until ``victim`` dies before its durable point number ``stop``; its folder is
-    then the image. Returns where that was, empty where both ended before, and the points that
-    it passed."""
+def die_at(town: Town, victim: str, stop: int | str, kind: Image) -> tuple[str, list[str]]:
+    """Run both until ``victim`` dies before its durable point ``stop`` (a number, or what it
+    does); its folder is then the image. Returns where that was, empty where both ended before,
+    and the points that it passed."""
     image = town.path / "image"
     disk = CrashDisk(town.folders[victim])
     disk.arm(stop, image, kind)
@@ -264,12 +285,12 @@ def die_at(town: Town, victim: str, stop: int, kind: Image) -> tuple[str, list[s
     return str(ended), disk.points
 
 
-def return_of(town: Town, name: str) -> None:
+def return_of(town: Town, name: str, within: float = WITHIN) -> None:
     """A new process of ``name`` goes on with its folder, until both have ended."""
     town.disks[name] = QuickDisk()
     renew(town, name)
     town.start(name)
-    settle(town)
+    settle(town, within)
 
 
 def unsure(town: Town, victim: str) -> str:
