@@ -11,7 +11,7 @@ from splitfed.errors import Defect
 from splitfed.transport.commands import MAX_AWAITED
 from splitfed.transport.events import STATE
 from splitfed.transport.memory import MemoryHub
-from splitfed.transport.notes import MAX_NOTES
+from splitfed.transport.sending import MOST_PASSED_ON
 from tests.support.networks import LinkParty, outgoing_of
 
 CAROLS = outgoing_of("carol", 1, b"payload")
@@ -75,13 +75,14 @@ def test_a_note_that_no_peer_could_read_is_not_sent(
         alice.link.note(1, origin, kind, body, signature)
 
 
-def test_more_notes_than_the_bound_stop_the_link_and_are_told_to_its_reader(
+def test_more_than_the_bound_passed_on_stops_the_link_and_is_told_to_its_reader(
     alice: LinkParty,
 ) -> None:
-    for number in range(MAX_NOTES + 1):
-        alice.note(1, "carol", "view", b"%d" % number)
+    for round in range(1, MOST_PASSED_ON + 2):
+        out = outgoing_of("carol", round, b"payload")
+        alice.link.pass_on(out.offer, out.payload, ["bob"])
     alice.link.start()
-    with pytest.raises(Defect, match="more than 256 notes"):
+    with pytest.raises(Defect, match=f"more than {MOST_PASSED_ON} offers passed on"):
         alice.link.next(30.0)
 
 

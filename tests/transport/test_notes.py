@@ -16,7 +16,16 @@ from splitfed.transport.events import (
 )
 from splitfed.transport.frames import Header, NoteBody, Type, decode_body, encode_body
 from splitfed.transport.notes import MAX_NOTES, REMEMBERED, Notes, sound
-from tests.support.talk import joined, outgoing, replace, sign, signed_note, signed_vote
+from splitfed.transport.offers import Verify
+from tests.support.talk import (
+    joined,
+    outgoing,
+    replace,
+    sign,
+    signed_note,
+    signed_vote,
+    verify,
+)
 
 WORD = signed_note("carol", "view", b"carol's word")
 
@@ -125,6 +134,35 @@ def test_what_its_origin_did_not_sign_is_a_violation_of_the_sender(note: NoteBod
     assert isinstance(failed.error, ProtocolViolation)
     assert "with a bad signature" in failed.error.message
     assert not alice.of(Noted)
+
+
+def with_past(truth: bool | None) -> Verify:
+    """``truth`` of every signature that a present key did not make, where past ones count."""
+
+    def verified(party: str, message: bytes, signature: bytes, past: bool = False) -> bool | None:
+        return verify(party, message, signature) or (truth if past else False)
+
+    return verified
+
+
+def test_a_key_that_was_handed_over_counts_for_what_others_pass_on_alone() -> None:
+    old = replace(WORD, signature=bytes(64))
+    net, alice, bob, line = joined(verify=with_past(True))
+    net.say(line, bob, old, round=1)
+    assert alice.only(Noted).body == WORD.body
+    net.say(line, bob, replace(old, origin="bob"), round=1)
+    assert "with a bad signature" in alice.only(Failed).error.message
+
+
+def test_what_a_revoked_key_signed_is_dropped_and_its_bearer_not_to_blame() -> None:
+    old = replace(WORD, signature=bytes(64))
+    net, alice, bob, line = joined(verify=with_past(None))
+    net.say(line, bob, old, round=1)
+    assert not alice.of(Noted)
+    net.say(line, bob, WORD, round=1)  # its party said it again meanwhile
+    assert alice.only(Noted).signature == WORD.signature
+    net.say(line, bob, replace(old, origin="bob"), round=1)
+    assert alice.only(Failed)
 
 
 def test_an_offer_passes_for_no_note() -> None:

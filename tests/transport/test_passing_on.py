@@ -20,6 +20,7 @@ from tests.support.talk import (
     replace,
     signed,
     signed_vote,
+    verify,
 )
 
 BIG = 12 * CHUNK + 5
@@ -248,6 +249,26 @@ def test_an_offer_of_another_party_takes_nothing_from_the_peers_own() -> None:
         ("bob", 1),
         ("bob", 2),
     ]
+
+
+@pytest.mark.parametrize("part", ["signature", "entry_signature"])
+@pytest.mark.parametrize("truth", [True, None, False])
+def test_past_keys_count_for_what_is_passed_on_alone(part: str, truth: bool | None) -> None:
+    """One that was handed over as the present one; what a revoked one signed is not taken."""
+
+    def past_too(party: str, message: bytes, signature: bytes, past: bool = False) -> bool | None:
+        return verify(party, message, signature) or (truth if past else False)
+
+    old = {part: bytes(64)}
+    net, alice, bob, line = eager(verify=past_too)
+    bob.talk.pass_on(replace(CAROLS.offer, **old), CAROLS.payload)
+    net.pump()
+    assert arrived(alice) == ([CAROLS.payload] if truth else [])
+    assert bool(alice.of(Failed)) == (truth is False)
+    if truth is not False:
+        own = replace(outgoing("bob").offer, **old)
+        net.say(line, bob, OfferBody(own), round=1, transfer=9)
+        assert "bad signature" in alice.only(Failed).error.message
 
 
 def test_two_offers_that_differ_in_their_party_alone_are_two() -> None:
