@@ -57,6 +57,7 @@ bench: $(VENV)/.has-demo
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/private_speed.py
+	$(BIN)/python benchmarks/memory.py
 
 audit: $(VENV)/.has-demo
 	$(BIN)/python benchmarks/audit.py $(AUDIT_ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from splitfed.errors import Defect, ProtocolViolation
@@ -11,6 +11,22 @@ from splitfed.rounds.terms import Terms
 from splitfed.rounds.views import Demand, View
 from splitfed.rounds.vote import Vote, make_vote
 from splitfed.tensors import Tensors
+
+
+class Admitted(Mapping[str, Tensors]):
+    """Updates by party, of which each is in memory only while somebody uses it."""
+
+    def __init__(self, verdicts: Mapping[str, Admission]) -> None:
+        self._verdicts = verdicts
+
+    def __getitem__(self, party: str) -> Tensors:
+        return self._verdicts[party].values()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._verdicts)
+
+    def __len__(self) -> int:
+        return len(self._verdicts)
 
 
 @dataclass(kw_only=True)
@@ -94,9 +110,9 @@ class Book:
         members = terms.parties if self.view is None else self.view.members
         return [party for party in members if party not in self.votes]
 
-    def admitted(self) -> dict[str, Tensors]:
-        """The updates that enter the aggregate."""
-        return {p: a.tensors for p, a in self.counted().items() if a.tensors is not None}
+    def admitted(self) -> Mapping[str, Tensors]:
+        """The updates that enter the aggregate, by party; each is read when it is asked for."""
+        return Admitted({p: a for p, a in self.counted().items() if a.reason is None})
 
     def excluded(self) -> dict[str, str]:
         """Why the others do not."""

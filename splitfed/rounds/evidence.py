@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-
+from splitfed.aggregation.arithmetic import SLICE
 from splitfed.tensors import Tensors
 
 
@@ -27,15 +26,18 @@ def compared(admitted: Mapping[str, Tensors], base: Tensors, party: str) -> dict
         By party ``{"norm": ‖x - g‖, "cosine": with my own update}``, float64; the cosine is None
         for my own, where mine was excluded, and where one of the two is zero.
     """
-    found: dict[str, Any] = {}
     own = admitted.get(party)
     mine = 0.0 if own is None else math.sqrt(_inner(own, own, base))
-    for name, tensors in sorted(admitted.items()):
+
+    def measured(name: str) -> dict[str, Any]:
+        tensors = admitted[name]
         norm, cosine = math.sqrt(_inner(tensors, tensors, base)), None
         if own is not None and name != party and norm and mine:
             cosine = _inner(own, tensors, base) / (norm * mine)
-        found[name] = {"norm": norm, "cosine": cosine}
-    return found
+        return {"norm": norm, "cosine": cosine}
+
+    # One after the other: besides the own only one is in memory at a time.
+    return {name: measured(name) for name in sorted(admitted)}
 
 
 def alarm_of(
@@ -65,10 +67,12 @@ def alarm_of(
 
 
 def _inner(one: Tensors, other: Tensors, base: Tensors) -> float:
-    """Inner product of two updates; one tensor at a time, so that memory stays small."""
+    """Inner product of two updates; a slice at a time, so that memory stays small."""
     total = 0.0
     for name, value in base.items():
         if value.dtype.is_floating_point:
-            zero = value.to(torch.float64)
-            total += float(((one[name].double() - zero) * (other[name].double() - zero)).sum())
+            flat = [tensor.detach().reshape(-1) for tensor in (value, one[name], other[name])]
+            for start in range(0, value.numel(), SLICE):
+                zero, left, right = (part[start : start + SLICE].double() for part in flat)
+                total += float(((left - zero) * (right - zero)).sum())
     return total

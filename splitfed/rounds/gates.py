@@ -9,7 +9,7 @@ that every honest party reaches the same verdict on every update, its own includ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -274,9 +274,10 @@ class Admission:
     Attributes:
         party: whose update.
         root: its digest, 32 bytes.
-        tensors: its values, or None when it is excluded.
+        tensors: its values; None when it is excluded, or when they are stored.
         reason: why it is excluded, or None.
         signature: the party's, under its offer.
+        read: reads the values from where they are stored; None: they are in ``tensors``.
     """
 
     party: str
@@ -284,6 +285,24 @@ class Admission:
     tensors: Tensors | None
     reason: str | None
     signature: bytes = b""
+    read: Callable[[], Tensors] | None = None
+
+    def stored(self, read: Callable[[], Tensors]) -> Admission:
+        """The same without its values, which are stored: so a round does not hold those of all
+        parties at once."""
+        return self if self.reason is not None else replace(self, tensors=None, read=read)
+
+    def values(self) -> Tensors:
+        """The values of an update that is admitted.
+
+        Raises:
+            Defect: it is excluded.
+            FolderError, LedgerTampered: what was stored is gone, or was changed.
+        """
+        found = self.tensors if self.read is None else self.read()
+        if found is None:
+            raise Defect(f"the values of {self.party}, which was excluded, were asked for")
+        return found
 
 
 def admit(

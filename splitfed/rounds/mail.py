@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 import torch
@@ -18,7 +19,7 @@ from splitfed.errors import (
 from splitfed.rounds.book import Book
 from splitfed.rounds.gates import Admission, admit, refused
 from splitfed.rounds.meeting import Meeting
-from splitfed.rounds.recovery import drop_revoked, recalled
+from splitfed.rounds.recovery import drop_revoked, recalled, stored_update
 from splitfed.rounds.schedule import expected, plan, trained
 from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import LEAP
@@ -81,7 +82,7 @@ class Mail(Meeting):
                 round=round,
                 kind=self.kind,
             ):
-                self.book.add_input(verdict)
+                self.book.add_input(self._light(verdict))
             for offer in self.receipts.held(round):
                 self._link.stored(offer.party, offer, self.receipts.sign(offer))
         self.membership.open(self.book, self._kinds, self.run, base)
@@ -90,7 +91,14 @@ class Mail(Meeting):
 
     def note_own(self, out: Outgoing) -> None:
         """Judge what this party released like everyone else does, from the bytes that left."""
-        self.book.add_input(self._judge(out.offer, out.payload))
+        self.book.add_input(self._light(self._judge(out.offer, out.payload)))
+
+    def _light(self, verdict: Admission) -> Admission:
+        """The verdict on what is stored, without its values."""
+        party, root = verdict.party, verdict.root
+        return verdict.stored(
+            partial(stored_update, self._folder, self._terms, self.kind, party, root)
+        )
 
     def handle(self, event: Event) -> None:
         """Take in one event.
@@ -217,6 +225,7 @@ class Mail(Meeting):
         arrived = isinstance(event, Arrived)
         if isinstance(event, Arrived):
             self._folder.inbox.put(offer.manifest, event.payload)
+            self.book.inputs[offer.party] = self._light(verdict)
         with self._folder.batch():
             if known is None:
                 self._folder.save_input(

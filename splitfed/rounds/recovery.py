@@ -14,9 +14,10 @@ from splitfed.rounds.receipts import receipted
 from splitfed.rounds.terms import Terms
 from splitfed.signatures import by_revoked
 from splitfed.store import Checkpoint, RunFolder, release_id
-from splitfed.tensors import Tensors
+from splitfed.tensors import Tensors, unpack
 from splitfed.transport.events import Greeting, Offer, vote_message
 
+_NEVER_OTHERS = "restore the file from a backup: other bytes must never be sent in its place"
 _FUSION_DOMAIN = b"splitfed fusion v1\0"
 
 
@@ -105,7 +106,7 @@ def released_earlier(
     if payload is None:
         raise LedgerTampered(
             f"round {round} was released, and {folder.path}/outbox/{entry.row.root.hex()} is gone",
-            "restore the file from a backup: other bytes must never be sent in its place",
+            _NEVER_OTHERS,
         )
     return released_before(payload, entry, terms=terms, run=folder.run, party=party, signer=signer)
 
@@ -129,6 +130,24 @@ def recalled(
             yield admit(offer, payload, terms=terms, base=base, run=run, round=round, kind=kind)
         elif row.reason:
             yield refused(offer, row.reason)
+
+
+def stored_update(folder: RunFolder, terms: Terms, kind: str, party: str, root: bytes) -> Tensors:
+    """The values of an update of the open exchange, from the bytes that left or came.
+
+    Raises:
+        FolderError: the file is gone.
+        LedgerTampered: it was changed.
+    """
+    own = party == folder.party
+    blobs = folder.outbox if own else folder.inbox
+    payload = blobs.get(root)
+    if payload is None:
+        raise FolderError(
+            f"{blobs.folder / root.hex()} is gone",
+            _NEVER_OTHERS if own else "run again: its party sends it once more",
+        )
+    return unpack(payload, terms.specs(kind, party))
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:

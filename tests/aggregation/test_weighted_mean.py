@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
 from fractions import Fraction
 from itertools import permutations, product
 
@@ -15,6 +13,7 @@ from splitfed.aggregation import arithmetic, weighted_mean
 from splitfed.aggregation import mean as mean_module
 from splitfed.errors import Defect
 from splitfed.tensors import digest
+from tests.support.updates import OneByOne
 
 EQUAL = {"a": 1.0, "b": 1.0}
 
@@ -244,21 +243,7 @@ def test_unequal_input_is_a_defect_that_names_it(updates: dict, weights: dict, m
 
 def test_updates_are_asked_for_one_after_the_other_and_none_is_kept() -> None:
     """A mapping that reads an update from disk when asked keeps memory from growing with N."""
-    held: list[weakref.ref] = []
-
-    class OneByOne(Mapping):
-        def __getitem__(self, party: str) -> dict[str, torch.Tensor]:
-            assert all(ref() is None for ref in held)
-            tensors = {"w": torch.full((10,), float(party[1:]))}
-            held.append(weakref.ref(tensors["w"]))
-            return tensors
-
-        def __iter__(self):
-            return iter(f"p{i}" for i in range(8))
-
-        def __len__(self) -> int:
-            return 8
-
-    result = weighted_mean(OneByOne(), {f"p{i}": 1.0 for i in range(8)})
+    updates = OneByOne()
+    result = weighted_mean(updates, {f"p{i}": 1.0 for i in range(8)})
     assert result["w"].tolist() == [3.5] * 10
-    assert len(held) == 8
+    assert len(updates.made) == 8

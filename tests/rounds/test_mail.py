@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
-from splitfed.errors import Defect
+from splitfed.errors import Defect, FolderError
 from splitfed.progress import Silent
 from splitfed.rounds.agreeing import Agreeing
 from splitfed.rounds.mail import Mail
@@ -20,18 +21,20 @@ from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import LEAP
 from splitfed.rounds.violations import Violation
 from splitfed.rounds.vote import Vote, encode_vote
+from splitfed.store import ReleaseRow, release_id
 from splitfed.transport.events import (
     Arrived,
     Greeted,
     Greeting,
     Left,
     Noted,
+    OfferRefused,
     Outgoing,
     Voted,
     vote_message,
 )
 from tests.support.members import INITIAL
-from tests.support.one import SECRETS, TERMS, One, noted, update, vote, word
+from tests.support.one import RUN, SECRETS, TERMS, One, noted, update, vote, word
 
 
 @pytest.fixture
@@ -79,6 +82,46 @@ def test_a_vote_that_was_passed_on_counts_for_whoever_signed_it(one: One, mail: 
     assert [row.party for row in one.folder.votes(1)] == ["c"]
     with pytest.raises(Violation, match="c: c cast two different votes"):
         mail.handle(voted(vote("c", 0, "ab"), by="b"))
+
+
+def test_the_values_of_an_update_are_read_where_they_are_stored(one: One, mail: Mail) -> None:
+    """So memory does not grow with the number of parties."""
+    mail.note_own(released(one))
+    for name in "bc":
+        mail.handle(Arrived(name, *arrival(name)))
+    admitted = mail.book.admitted()
+    assert list(admitted) == ["a", "b", "c"]
+    assert all(verdict.tensors is None for verdict in mail.book.inputs.values())
+    for number, name in enumerate("abc"):
+        assert all(torch.equal(admitted[name][n], INITIAL[n] + number) for n in INITIAL)
+    for path in one.folder.inbox.folder.iterdir():
+        path.unlink()
+    with pytest.raises(FolderError, match=r"inbox/[0-9a-f]{64} is gone\s+cure: run again"):
+        admitted["b"]
+
+
+def test_what_was_excluded_has_no_values(mail: Mail) -> None:
+    mail.handle(OfferRefused("b", update("b")[0], "too long"))
+    assert dict(mail.book.admitted()) == {}
+    with pytest.raises(Defect, match="the values of b, which was excluded"):
+        mail.book.inputs["b"].values()
+
+
+def released(one: One) -> Outgoing:
+    """What a let out, stored."""
+    offer, payload = update("a")
+    manifest = offer.manifest
+    row = ReleaseRow(
+        release=release_id(RUN, "a", 1, UPDATE),
+        round=1,
+        kind=UPDATE,
+        tensors=manifest.tensors,
+        root=manifest.root,
+        size=manifest.total,
+        epsilon=None,
+    )
+    one.folder.release(row, payload, manifest, debit=lambda: None, sign=lambda n, head: bytes(64))
+    return Outgoing(offer, payload)
 
 
 def test_what_one_in_quarantine_sends_is_not_looked_at(one: One, mail: Mail) -> None:
@@ -252,8 +295,7 @@ def agreeing(one: One, mail: Mail, waits: int = 0) -> tuple[Agreeing, list[int]]
 
 
 def test_a_vote_is_durable_before_anybody_hears_of_it(one: One, mail: Mail) -> None:
-    offer, payload = update("a")
-    mail.note_own(Outgoing(offer, payload))
+    mail.note_own(released(one))
     for name in "bc":
         mail.handle(Arrived(name, *arrival(name)))
     outcome, _, said = agreeing(one, mail)[0]._settle(1, UPDATE)
@@ -266,8 +308,7 @@ def test_a_view_that_closed_the_round_on_something_else_is_a_defect(
     one: One, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It cannot be: every later view carries the votes of the earlier ones."""
-    offer, payload = update("a")
-    mail.note_own(Outgoing(offer, payload))
+    mail.note_own(released(one))
     for name in "bc":
         mail.handle(Arrived(name, *arrival(name)))
     made, _ = agreeing(one, mail, waits=2)

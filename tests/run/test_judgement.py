@@ -17,6 +17,7 @@ from splitfed.evaluation.acceptance import CONFIDENCE, MARGIN
 from splitfed.rounds.evidence import compared
 from splitfed.run.judging import Judge
 from splitfed.simulation import Federation, Party, find_attack
+from tests.support.updates import OneByOne
 
 CLASSES = ("x", "y")
 ROUNDS = 6
@@ -184,6 +185,13 @@ def test_updates_are_compared_by_length_and_direction() -> None:
     assert found["c"]["cosine"] == pytest.approx(0.0)
     assert found["d"]["cosine"] is None
     assert compared({"b": sent["b"]}, base, "a")["b"]["cosine"] is None
+
+
+def test_besides_the_own_one_update_is_compared_at_a_time() -> None:
+    updates = OneByOne(most=1)
+    found = compared(updates, {"w": torch.zeros(10)}, "p3")
+    assert [row["norm"] for row in found.values()] == pytest.approx([i * 10**0.5 for i in range(8)])
+    assert len(updates.made) >= 8
 
 
 # --- whole federations ---------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -53,3 +54,24 @@ def parameters(
         clip=clip if need.reads == "clip" else None,
         root=(root or min(parties)) if need.reads == "root" else None,
     )
+
+
+class OneByOne(Mapping[str, Tensors]):
+    """Updates ``p0`` to ``p7``, each all of its number and made when it is asked for; of those
+    handed out before, ``most`` may still be in use then."""
+
+    def __init__(self, most: int = 0) -> None:
+        self.most = most
+        self.made: list[weakref.ref] = []
+
+    def __getitem__(self, party: str) -> Tensors:
+        assert sum(ref() is not None for ref in self.made) <= self.most
+        tensors = {"w": torch.full((10,), float(party[1:]))}
+        self.made.append(weakref.ref(tensors["w"]))
+        return tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(f"p{i}" for i in range(8))
+
+    def __len__(self) -> int:
+        return 8
