@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 ROUND_BYTES, CONNECTION_BYTES = 2048, 8192
 """Upper bounds on what travels beside the tensors and 2 % of framing: per round and peer,
-and per connection."""
+and per connection; the former holds for a round in which nobody is away."""
+PARTY_BYTES = 256
+"""And beside the two of a pair, for each party more: what a vote says of its update. A greeting
+repeats the newest vote and ledger entry (1 KiB) of each peer."""
 
 ALSO_LEAVES = (
     "of every update: names, shapes, dtypes, BLAKE3 digests, my signature",
@@ -28,6 +31,12 @@ ALSO_LEAVES = (
     "versions of splitfed and torch, my network address, the times and sizes of messages",
     "where a peer's agreement differs: the agreement itself (without addresses and paths)",
 )
+AMONG_MANY = (
+    "to the others, what any party signed: its votes, its statements about who takes part, "
+    "evidence that it lied, and an update that not all received before it vanished",
+    "to one that was away: the shared tensors that the others agreed on meanwhile",
+)
+"""What leaves besides, of three parties and more."""
 PRIVATE_STAYS = "private layers"
 NEVER_LEAVES = (
     "images, labels, file names",
@@ -92,7 +101,7 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "algorithm": config.federation.algorithm,
         "others_factories": _others(config),
         "own_factory": None if config.model is None else config.model.factory,
-        "notes": _notes(config),
+        "notes": [*_notes(config), *_waits_for_ever(config)],
         "code": _code(config),
         "shared": _rows(split.shared),
         "private": _rows(split.private),
@@ -105,9 +114,11 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "rule": config.federation.aggregation.sentence,
         "fusion": fusion,
         "consented": fusion is None or fusion["kind"] != "private" or config.fusion.release_private,
-        "wire_bytes_per_round_at_most": payload * 102 // 100 + ROUND_BYTES * len(peers),
-        "wire_bytes_per_connection_at_most": CONNECTION_BYTES,
-        "also_leaves": list(ALSO_LEAVES),
+        "wire_bytes_per_round_at_most": payload * 102 // 100
+        + (ROUND_BYTES + PARTY_BYTES * (len(peers) - 1)) * len(peers),
+        "wire_bytes_per_connection_at_most": CONNECTION_BYTES
+        + (len(peers) - 1) * (PARTY_BYTES * (len(peers) + 1) + 1024),
+        "also_leaves": [*ALSO_LEAVES, *(AMONG_MANY if len(peers) > 1 else ())],
         "never_leaves": [
             text
             for text in NEVER_LEAVES
@@ -243,6 +254,16 @@ def _notes(config: PartyConfig) -> list[str]:
         "arguments in party.toml if it is meant for the shared layers"
         for key, value in agreed.items()
         if key in takes and key not in own.arguments
+    ]
+
+
+def _waits_for_ever(config: PartyConfig) -> list[str]:
+    """Of three parties and more, one without patience keeps the others waiting for the absent."""
+    if len(config.peers) < 2 or config.link.patience:
+        return []
+    return [
+        "[link] patience = 0 in party.toml waits for ever: you will never agree to go on without a "
+        "party that is away; give it seconds, such as 3600"
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -93,3 +94,38 @@ def test_a_third_party_joins_the_file_that_the_second_completed(
         sent = tmp_path / name / "federation.toml"
     assert list(load_federation(sent).parties) == ["a", "b", "c", "d"]
     assert "note: c, d have no address" in answer.out
+
+
+def test_the_plan_of_three_says_what_else_leaves_and_that_nobody_waits_for_ever(
+    shell: Shell, tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", each=2)
+    sent, plans = None, []
+    for name in "abc":
+        joins = ("--name", "trial") if sent is None else ("--join", sent)
+        flags = ("--party", name, "--data", pictures, "--address", f"tcp://{name}.example:7001")
+        assert shell("init", tmp_path / name, *joins, *flags).code == 0
+        sent = tmp_path / name / "federation.toml"
+        if name != "a":
+            answer = shell("plan", tmp_path / name / "party.toml", "--json")
+            assert answer.code == 0, answer.error
+            plans.append(json.loads(answer.out))
+    two, three = plans
+    passed_on = [text for text in three["also_leaves"] if text not in two["also_leaves"]]
+    assert len(passed_on) == 2
+    assert passed_on[0].startswith("to the others, what any party signed")
+    assert passed_on[1].startswith("to one that was away")
+    assert two["notes"] == []
+    assert len(three["notes"]) == 1
+    assert "patience = 0 in party.toml waits for ever" in three["notes"][0]
+    # What is beside the tensors grows with the votes, which name everybody's update.
+    beside = [
+        plan["wire_bytes_per_round_at_most"] - plan["payload_bytes_per_round"] * 102 // 100
+        for plan in plans
+    ]
+    assert beside == [2048, 2 * (2048 + 256)]
+    assert two["wire_bytes_per_connection_at_most"] == 8192
+    assert three["wire_bytes_per_connection_at_most"] == 8192 + 3 * 256 + 1024
+    party = tmp_path / "c" / "party.toml"
+    party.write_text(party.read_text().replace("patience = 0", "patience = 600"))
+    assert json.loads(shell("plan", party, "--json").out)["notes"] == []
