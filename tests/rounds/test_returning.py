@@ -13,7 +13,7 @@ from splitfed.rounds import Ending
 from splitfed.rounds.vote import decode_vote, encode_vote
 from splitfed.store import RunFolder
 from splitfed.tensors import digest
-from splitfed.transport.events import Event, Noted, vote_message
+from splitfed.transport.events import Event, Greeted, Noted, vote_message
 from splitfed.transport.link import Link
 from tests.support.hostile import until
 from tests.support.members import AddingLearner, Town, replace_keys
@@ -101,7 +101,7 @@ def test_what_the_others_closed_while_it_trained_is_heard_before_anything_is_rel
         DEAD.add("c")
         link = town.links["c"]
         watch = link.watch
-        link.watch = lambda event: (watch(event), heard.append(event))  # type: ignore[misc]
+        link.watch = lambda event: (watch(event), heard.append(event))
         until(lambda: closed(town, "a") >= 4, "a and b did not go on")
         for other in "ab":
             town.hub.join("c", other)
@@ -120,6 +120,59 @@ def test_what_the_others_closed_while_it_trained_is_heard_before_anything_is_rel
     town.learners["c"].crash, town.learners["a"].crash = slow, hold
     begin(town)
     town.wait()
+    assert 2 not in released(town, "c")
+    ended(town, "abc")
+
+
+class Late(QuickLink):
+    """What others sign is heard only when there is nothing else to do after the meeting."""
+
+    def __init__(self, *args: Any, **fields: Any) -> None:
+        super().__init__(*args, **fields)
+        self.met: set[str] = set()
+        self.kept: list[Event] = []
+
+    def next(self, timeout: float | None = None) -> Event | None:
+        idle = len(self.met) == 2 and timeout != 0.0
+        if idle and self.kept:
+            return self.kept.pop(0)
+        event = super().next(timeout)
+        if isinstance(event, Greeted):
+            self.met.add(event.peer)
+        if isinstance(event, Noted) and not idle:
+            self.kept.append(event)
+            return None
+        return event
+
+
+def test_nothing_is_released_in_a_round_that_a_greeting_says_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """c had trained round 2 when it died: all it knows of the others then is their greeting."""
+    town = town_of(tmp_path, rounds=6)
+    real = RunFolder.release
+
+    def dying(self: RunFolder, row: Any, *args: Any, **fields: Any) -> Any:
+        if (self.party, row.round) == ("c", 2) and "c" not in DEAD:
+            town.kill("c")
+            DEAD.add("c")
+            raise PowerCut
+        return real(self, row, *args, **fields)
+
+    def hold(round: int) -> None:
+        if round == 5:
+            town.wait("c")
+            monkeypatch.setattr(RunFolder, "release", real)
+            DEAD.clear()
+            town.spokesman = Late
+            again(town, "c")
+            until(lambda: closed(town, "c") >= 4, "c to take over what it missed")
+
+    monkeypatch.setattr(RunFolder, "release", dying)
+    town.learners["a"].crash = hold
+    begin(town)
+    town.wait("a", "b")
+    town.wait("c")
     assert 2 not in released(town, "c")
     ended(town, "abc")
 

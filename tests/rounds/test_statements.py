@@ -29,7 +29,7 @@ from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import Statement, View
 from splitfed.rounds.vote import Vote, encode_vote, make_vote
 from splitfed.rounds.waiting import Waiting
-from splitfed.transport.events import PeerView, Status, offer_message, vote_message
+from splitfed.transport.events import Left, PeerView, Status, offer_message, vote_message
 from splitfed.transport.keys import make_secret
 from splitfed.transport.offers import LATER
 from tests.support.members import INITIAL, make_terms
@@ -347,6 +347,40 @@ def test_who_waits_itself_for_a_third_is_not_to_blame(
 def test_whoever_waits_for_one_that_is_awaited_here_too_is_not_to_blame() -> None:
     assert waiting(b="e")._excused(()) == set()
     assert waiting(b="e")._excused("e") == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("left", "finished", "lost", "confirmed"),
+    [
+        ({"b": ("finished", 4), "c": ("finished", 4)}, {}, "", True),
+        ({"b": ("finished", 4)}, {"c": 4}, "", True),
+        ({"b": ("finished", 4), "c": ("alone", 2)}, {}, "", True),
+        ({"b": ("finished", 4)}, {}, "c", False),
+        ({"b": ("finished", 4)}, {"c": 3}, "c", False),
+    ],
+)
+def test_at_the_end_nobody_is_waited_for_who_left_or_cannot_come(
+    monkeypatch: pytest.MonkeyPatch,
+    left: dict[str, tuple[Any, int]],
+    finished: dict[str, int],
+    lost: str,
+    confirmed: bool,
+) -> None:
+    """Nothing is confirmed of one that failed: another process of it may come yet."""
+    made, logged = waiting(b="", c=""), []
+
+    def never(*args: Any) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(made, "take", never)
+    made.mail.peers = ("b", "c")
+    made.mail.left = {name: Left(name, *how) for name, how in left.items()}
+    made.mail.membership.lost, made.mail.membership.quarantined = dict.fromkeys(lost, "keys"), {}
+    made.folder.finished = finished
+    made.folder.log = lambda event, **fields: logged.append((event, fields["of"]))
+    made.telling.waited = lambda: None
+    assert made.confirmed(4, 60.0) is confirmed
+    assert logged == ([] if confirmed else [("unconfirmed", ["c"])])
 
 
 def test_a_statement_is_progress() -> None:
