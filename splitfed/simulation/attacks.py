@@ -121,7 +121,7 @@ def replacement(scene: Scene) -> Tensors:
 
 def a_little(scene: Scene) -> Tensors:
     """Every coordinate z standard deviations beside the honest mean, where z is the largest
-    that still leaves enough honest parties further out (equations 3 and 4 of the paper)."""
+    that still leaves enough honest parties further out (:func:`deviations`)."""
     parties = len(scene.honest) + scene.attackers
     z = deviations(parties, scene.attackers)
 
