@@ -35,6 +35,9 @@ STATE = "state"
 """The kind of an offer of the agreed shared tensors, for a party that comes back: what everybody
 voted for, nothing of the sender's own. It stands in no ledger, so :attr:`Offer.number` is 1,
 :attr:`Offer.head` 32 zero bytes and :attr:`Offer.entry_signature` the offer's own signature."""
+STATE_ROUNDS = 4
+"""So many rounds long what came of one can still be fetched, and is: whoever turned to every newer
+one would never hold any where fetching takes longer than a round."""
 STATE_NUMBER, STATE_HEAD = 1, bytes(32)
 
 _OFFER_DOMAIN = b"splitfed offer v1\0"

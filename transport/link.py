@@ -30,8 +30,9 @@ BURST = 8
 """Chunks sent to one peer before the others and what came in have their turn."""
 BUSY_RETRY = 0.005
 IDLE = 60.0
-MAX_BACKLOG = 1024
-"""Events of one peer that the engine has not taken, before the peer counts as a flood."""
+MAX_BACKLOG = 4096
+"""Events of one peer that the engine has not taken, before the peer counts as a flood: more than
+the mailbox lets pile up of thirty parties' words."""
 CLOSE_WITHIN = 2.0
 """Seconds that closing waits for goodbyes to be read: the wire drops what is unsent."""
 

@@ -8,11 +8,30 @@ from collections import deque
 from collections.abc import Iterable
 
 from splitfed.errors import Defect
-from splitfed.transport.events import Event, Greeted, Left, LinkBroken, Noticed, StatusChanged
+from splitfed.transport.events import (
+    Event,
+    Greeted,
+    Left,
+    LinkBroken,
+    Noted,
+    Noticed,
+    OfferRefused,
+    StatusChanged,
+    Voted,
+)
 
 _LATEST_ONLY = (Greeted, LinkBroken, Noticed, StatusChanged)
 """Of these, a peer's newest alone counts: an engine that trains for hours while the
 network flaps finds a handful of events, not thousands."""
+
+
+MOST_ALIKE = 64
+"""Votes, refused offers, or words of one party about one thing, that one peer's queue holds."""
+
+
+def _same_kind(event: Noted, other: Event) -> bool:
+    same = event.origin, event.kind
+    return isinstance(other, Noted) and (other.origin, other.kind) == same
 
 
 class Mailbox:
@@ -32,6 +51,8 @@ class Mailbox:
                     self._forget(type(event), event.peer)
                 elif isinstance(event, Left) and event in self._events:
                     self._events.remove(event)  # said again in every new session
+                elif isinstance(event, Voted | Noted | OfferRefused):
+                    self._thin(event)
                 self._events.append(event)
             self._changed.notify_all()
 
@@ -40,6 +61,18 @@ class Mailbox:
             if type(event) is kind and event.peer == peer:
                 self._events.remove(event)
                 return
+
+    def _thin(self, event: Voted | Noted | OfferRefused) -> None:
+        """Room for one more of what piles up while the others go on without us."""
+        like = [
+            other
+            for other in self._events
+            if type(other) is type(event)
+            and other.peer == event.peer
+            and (not isinstance(event, Noted) or _same_kind(event, other))
+        ]
+        if len(like) >= MOST_ALIKE:
+            self._events.remove(like[0])
 
     def backlog(self, peer: str) -> int:
         """Events of ``peer`` that nobody has taken yet."""

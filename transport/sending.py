@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from splitfed.errors import Defect, ProtocolViolation, ResourceLimit
-from splitfed.transport.events import STATE, Offer, OfferKey, Outgoing
+from splitfed.transport.events import STATE, STATE_ROUNDS, Offer, OfferKey, Outgoing
 from splitfed.transport.frames import Vote
 
 KEPT_ROUNDS = 2
@@ -112,7 +112,8 @@ class Sending:
         gone = [
             key
             for key, kept in self._kept.items()
-            if key.round <= round and (passed_on or not kept.passed_on)
+            if key.round <= round - (STATE_ROUNDS if key.kind == STATE else 0)
+            and (passed_on or not kept.passed_on)
         ]
         for key in gone:
             del self._kept[key]

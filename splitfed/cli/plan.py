@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from splitfed.cli.advice import advice
 from splitfed.cli.output import columns, say, say_json
 from splitfed.cli.shared import RUNS, AsJson, PartyFile
 from splitfed.cli.words import size
@@ -101,7 +102,7 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "algorithm": config.federation.algorithm,
         "others_factories": _others(config),
         "own_factory": None if config.model is None else config.model.factory,
-        "notes": [*_notes(config), *_waits_for_ever(config)],
+        "notes": advice(config),
         "code": _code(config),
         "shared": _rows(split.shared),
         "private": _rows(split.private),
@@ -231,40 +232,6 @@ def _code(config: PartyConfig) -> dict[str, Any]:
             if text and text.partition(":")[0] not in KINDS
         },
     }
-
-
-def _notes(config: PartyConfig) -> list[str]:
-    """Agreed arguments that the own model also takes and is built without: shared layers that
-    compute something else in it are told by no tensor's shape."""
-    import inspect
-
-    from splitfed import lookup
-    from splitfed.errors import ModelError
-
-    own, agreed = config.model, config.federation.model.arguments
-    if own is None:
-        return []
-    found = lookup.find(own.factory, folder=config.folder, error=ModelError, what="model factory")
-    try:
-        takes = inspect.signature(found).parameters if callable(found) else {}
-    except (TypeError, ValueError):  # some callables written in C have none
-        takes = {}
-    return [
-        f"the agreed model is built with {key} = {value!r}, your own without: add it to [model] "
-        "arguments in party.toml if it is meant for the shared layers"
-        for key, value in agreed.items()
-        if key in takes and key not in own.arguments
-    ]
-
-
-def _waits_for_ever(config: PartyConfig) -> list[str]:
-    """Of three parties and more, one without patience keeps the others waiting for the absent."""
-    if len(config.peers) < 2 or config.link.patience:
-        return []
-    return [
-        "[link] patience = 0 in party.toml waits for ever: you will never agree to go on without a "
-        "party that is away; give it seconds, such as 3600"
-    ]
 
 
 def _fusion(agreed: Agreed, party: str) -> dict[str, Any] | None:

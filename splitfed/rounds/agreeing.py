@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from splitfed.errors import Defect
 from splitfed.rounds.gates import Signer
 from splitfed.rounds.mail import Mail
 from splitfed.rounds.outcome import outcome_of
@@ -16,7 +15,7 @@ from splitfed.rounds.telling import NAMES, Telling
 from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.timing import RoundClock
 from splitfed.rounds.vote import Vote, encode_vote
-from splitfed.rounds.waiting import Waiting
+from splitfed.rounds.waiting import GoAlone, Waiting
 from splitfed.store import RunFolder
 from splitfed.tensors import Tensors, digest
 from splitfed.transport.events import Outcome, vote_message
@@ -54,8 +53,12 @@ class Agreeing:
                 self.release(round, kind)
             self.waiting.until_here(self.mail.membership.missing_inputs, NAMES[kind])
             self.times.waited_until(self.mail.busy_until.values())
-            if self.mail.book.missing_inputs(self.terms):
-                continue  # a view has come in which an update of this party counts after all
+            if missing := self.mail.book.missing_inputs(self.terms):
+                # Another view came, in which an update of this party counts after all; or nobody
+                # is left to bring one, until mail changes that.
+                if self.party not in missing or self.party in self.mail.book.inputs:
+                    self.waiting.take(missing, NAMES[kind], {})
+                continue
             self._judged(kind)
             outcome, g, vote = self._settle(round, kind)
             self.waiting.until_here(partial(self.mail.membership.missing_votes, vote), "vote")
@@ -64,19 +67,21 @@ class Agreeing:
                 return outcome, g, vote
             if liar := self.mail.membership.contradicted(vote):
                 self.waiting.blame(*liar)
+                views = self.mail.membership.views
+                if vote.view == views.current.number and not (views.pending or views.without_me):
+                    raise GoAlone(f"{liar[0]}: {liar[1]}; no view without it can be made")
 
     def _same(self, closing: Vote, settled: Vote) -> None:
         """An earlier view may have closed the round: on what was settled here, for every later
         one carries its votes.
 
         Raises:
-            Defect: it did not.
+            GoAlone: it did not, so a member must have hidden its vote or made one up.
         """
         if not closing.comes_to_the_same_as(settled):
-            raise Defect(
+            raise GoAlone(
                 f"round {settled.round}: view {closing.view} closed it with "
-                f"{closing.difference(settled)} in view {settled.view}",
-                "keep the run folder and report this",
+                f"{closing.difference(settled)} in view {settled.view}: a member lied"
             )
 
     def _settle(self, round: int, kind: str) -> tuple[Outcome, Tensors, Vote]:

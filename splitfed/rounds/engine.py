@@ -255,6 +255,8 @@ class Engine:
             self._open()
         self.spending.allow(self._mail.named, round, kind)
         self._waiting.take_all("signature")  # the others wait for us once they know we are back
+        if self._place.trained_for != kind:
+            self._waiting.until_here(self._mail.membership.ahead, "signature")
         result = self._train(round, kind)
         if result.leave:
             raise GoAlone(result.leave)

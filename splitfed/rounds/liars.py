@@ -9,6 +9,7 @@ from splitfed.errors import ProtocolViolation
 from splitfed.rounds.gates import Signer
 from splitfed.rounds.statements import Lie, proven
 from splitfed.rounds.terms import Terms
+from splitfed.rounds.vote import Vote
 from splitfed.store import RunFolder
 from splitfed.transport.events import note_message
 from splitfed.transport.link import Link
@@ -53,6 +54,16 @@ class Liars:
         self._link.note(round, self._party, "evidence", body, signature)
         self._convict(lie)
         return True
+
+    def behind(self, exchange: Exchange, own: Vote, theirs: Vote) -> str | None:
+        """Who signed two updates where ``theirs`` names another than ``own``; None: nobody did."""
+        mine, signed = dict(own.inputs), dict(theirs.offers)
+        for party, root in theirs.inputs:
+            if party in mine and mine[party] != root and party != self._party:
+                one = mine[party], dict(own.offers)[party]
+                if self.show(exchange, party, one, (root, signed.get(party, b""))):
+                    return party
+        return None
 
     def shown(self, lie: Lie, run: bytes | None) -> None:
         """Take in what a peer shows.

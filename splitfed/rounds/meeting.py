@@ -51,7 +51,13 @@ class Meeting:
         self._new_greetings: dict[str, Greeting] = {}
         self.receipts = Receipts(terms=terms, party=party, folder=folder, signer=signer)
         self.membership = Membership(
-            terms=terms, party=party, folder=folder, link=link, entrance=entrance, signer=signer
+            terms=terms,
+            party=party,
+            folder=folder,
+            link=link,
+            entrance=entrance,
+            signer=signer,
+            clock=clock,
         )
         self._progress = progress
         self._clock = clock
@@ -110,6 +116,7 @@ class Meeting:
         if not self.membership.dynamic:
             raise Violation(peer, reason)
         self.membership.lost[peer] = reason
+        self._progress.say(f"{peer}: {reason}; going on without it if the others agree")
 
     def _failed(self, event: Failed) -> None:
         if isinstance(event.error, ProtocolViolation):
@@ -119,7 +126,8 @@ class Meeting:
             raise Violation(event.peer, event.error.message)
         if self.run is None or not self.membership.dynamic or isinstance(event.error, KeyInUse):
             raise event.error
-        self._gone(event.peer, str(event.error))
+        self.membership.failures[event.peer] = event.error
+        self._gone(event.peer, event.error.message.splitlines()[0])
 
     def _greeted(self, peer: str, greeting: Greeting) -> None:
         if greeting.purpose == "check":
@@ -149,6 +157,7 @@ class Meeting:
                 self._check_own_past(*self._new_greetings.popitem(), self.run)
         self.met.add(peer)
         self.membership.lost.pop(peer, None)
+        self.membership.failures.pop(peer, None)
         self._check_progress(peer, greeting)
         if self.run is not None:
             early, self._early = self._early, []
@@ -163,7 +172,7 @@ class Meeting:
         ended = self._folder.closed()
         mine = 0 if ended is None else ended.round
         if self.membership.dynamic:
-            self.membership.claims[peer] = greeting.closed_round
+            self.membership.claims.closed[peer] = greeting.closed_round
             if greeting.closed_round < mine or peer not in self.membership.views.current.members:
                 self.membership.serve(peer)
             return

@@ -6,16 +6,18 @@ alone has left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import torch
 
-from splitfed.errors import FolderDiverged, ProtocolViolation
+from splitfed.errors import FolderDiverged, ProtocolViolation, SplitfedError
 from splitfed.rounds.book import Book
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Signer
 from splitfed.rounds.liars import Exchange, Liars
+from splitfed.rounds.pace import Claims, Pace
 from splitfed.rounds.returning import Returning
 from splitfed.rounds.schedule import plan
 from splitfed.rounds.serving import Serving
@@ -42,7 +44,8 @@ class Membership:
         dynamic: whether there can be views at all.
         views: those that this party knows of.
         lost: peers that are gone for as long as this process lives, with the reason.
-        claims: the round that each peer said it had closed when it greeted us last.
+        claims: which rounds peers say they have closed.
+        failures: why the connection to a peer that is gone can never come about as things stand.
         returning: what this party, when left out, learns of what the others closed.
     """
 
@@ -55,14 +58,17 @@ class Membership:
         link: Link,
         entrance: Entrance,
         signer: Signer,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._terms, self._party, self._folder = terms, party, folder
         self._link, self._entrance, self._signer = link, entrance, signer
         self.dynamic = len(terms.parties) > 2
         self.views = Views(terms.parties, party, terms.minimum_parties)
         self.lost: dict[str, str] = {}
-        self.claims: dict[str, int] = {}
+        self.claims = Claims(clock)
+        self.failures: dict[str, SplitfedError] = {}
         self._late: set[str] = set()
+        self._pace = Pace(clock)
         self.returning = Returning(terms)
         self._book = Book(round=0)
         self._kinds: tuple[str, ...] = ()
@@ -128,7 +134,7 @@ class Membership:
         """Of whom something is awaited before this party can vote: signatures that the next view
         lacks, or updates. One of a party outside the view is due from whoever says it holds it, and
         so is one of this party that it did not release itself."""
-        if not self.closing() and (waiting := self.entry()):
+        if waiting := self.entry():
             return waiting
         missing = set(self._book.missing_inputs(self._terms))
         if self._party not in self._book.inputs:
@@ -137,7 +143,7 @@ class Membership:
         due = missing & set(view.members) - {self._party}
         for party in missing - due:
             due |= {name for name, word in view.statements.items() if shows(word, party)}
-        return sorted(due - {self._party})
+        return sorted((due - {self._party}) or (missing - {self._party}))
 
     def missing_votes(self, own: Vote) -> list[str]:
         """Whose vote is awaited in the view in which this party voted ``own``; nobody's where the
@@ -171,22 +177,24 @@ class Membership:
 
     def entry(self) -> list[str]:
         """Whose signatures are awaited until this party is a member again; nobody's where it is
-        one. Until then it releases nothing."""
+        one, or where the votes that close the round are here. Until then it releases nothing."""
+        if self.closing():
+            return []
         if self.views.pending:
             return list(self.views.unsigned)
-        left = self.views.without_me
-        return [] if left is None else list(left.members)
+        return [] if (left := self.views.without_me) is None else list(left.members)
 
-    def awaited_before_release(self) -> list[str]:
-        """Whom this party hears out before it releases anything in the open round: see
-        :meth:`entry`, and whoever greeted it with that round closed. They closed it without this
-        party, so an update may count no more; what they pass on tells."""
-        if waiting := self.entry():
-            return waiting
+    def ahead(self) -> list[str]:
+        """Whoever greeted this party with the open round closed: it is closed without it then, and
+        what they pass on tells so. A claim that nothing follows stops nobody for long."""
         if not self.dynamic or self.closing():
             return []
-        ahead = [p for p in self.peers if self.claims.get(p, 0) >= self._book.round]
-        return [p for p in ahead if p not in self._late]
+        here = [peer for peer in self.peers if peer not in self._late]
+        return self.claims.ahead(here, self._book.round)
+
+    def awaited_before_release(self) -> list[str]:
+        """Whom this party hears out before it releases anything in the open round."""
+        return self.entry() or self.ahead()
 
     def counts(self) -> bool:
         """Whether an update of this party can still count in the open round."""
@@ -223,7 +231,7 @@ class Membership:
         if behind is not None and behind.round > self._book.round:
             return True  # they are ahead: first what they closed has to come here
         wish = self.views.wish(self._book.round, alive)
-        if wish is not None:
+        if wish is not None and self._pace.may_sign(self._book.round):
             self._sign(*wish)
         return True
 
@@ -319,9 +327,8 @@ class Membership:
         run, open_round, _ = self._exchange
         check_statement(word, origin=event.origin, run=run, terms=self._terms, kinds=self._kinds)
         if event.origin == self._party:
-            if word.view >= self.views.current.number and not any(
-                row.body == event.body for row in self._folder.statements(word.view)
-            ):
+            kept = self.views.word(word.view, self._party)
+            if word.view > self.views.signed or kept not in (None, word):
                 raise FolderDiverged(
                     f"{event.peer} holds a statement for view {word.view} that this party signed "
                     f"and that {self._folder.path} lacks: was it restored from a backup?",
@@ -361,14 +368,9 @@ class Membership:
         if found is None or not self.dynamic:
             return found and (found[0], f"its vote contradicts the stored inputs: {found[1]}")
         voter, difference = found
-        theirs = self._book.ballots[own.view][voter]
-        mine, signed = dict(own.inputs), dict(theirs.offers)
-        for party, root in theirs.inputs:
-            if party in mine and mine[party] != root and party != self._party:
-                other = root, signed.get(party, b"")
-                one = mine[party], dict(own.offers)[party]
-                if self._liars.show(self._exchange, party, one, other):
-                    return party, f"signed two different updates for round {own.round}"
+        liar = self._liars.behind(self._exchange, own, self._book.ballots[own.view][voter])
+        if liar is not None:
+            return liar, f"signed two different updates for round {own.round}"
         return voter, f"its vote contradicts the stored inputs: {difference}"
 
     def quarantine(self, party: str, reason: str) -> None:

@@ -10,10 +10,10 @@ from splitfed.rounds.terms import Terms
 from splitfed.rounds.views import View
 from splitfed.rounds.vote import Vote
 from splitfed.tensors import Tensors, unpack
-from splitfed.transport.events import STATE, Offer
+from splitfed.transport.events import STATE, STATE_ROUNDS, Offer
 
 KEPT = 8
-"""Votes of one party that are kept: a few views of a few rounds."""
+"""Votes of one party that are kept, twice: a few views of a few rounds."""
 
 
 class Returning:
@@ -31,12 +31,16 @@ class Returning:
         self.shared: Tensors | None = None
 
     def note(self, vote: Vote, views: Collection[int]) -> None:
-        """Keep a vote whose signature is its party's; of each party a few, first those of
-        ``views``, which were made without us, then the newest."""
+        """Keep a vote whose signature is its party's; of each party the newest few beside which
+        another party's stands, and as many others; in both, those of ``views``, which were made
+        without us, before all."""
         votes = self._votes.setdefault(vote.party, {})
         votes.setdefault((vote.round, vote.view), vote)
-        while len(votes) > KEPT:
-            del votes[min(votes, key=lambda key: (key[1] in views, key))]
+        others = [of for name, of in self._votes.items() if name != vote.party]
+        shared = {key for key in votes if any(key in of for of in others)}
+        for keys in (shared, votes.keys() - shared):
+            for key in sorted(keys, key=lambda key: (key[1] in views, key))[:-KEPT]:
+                del votes[key]
 
     def certify(self, view: View, first: int) -> None:
         """Look for the last exchange from number ``first`` on that all members of ``view`` closed
@@ -47,7 +51,8 @@ class Returning:
             found = [self._votes.get(name, {}).get((round, number)) for name in view.members]
             one = found[0]
             if one is not None and all(v is not None and v.says_the_same_as(one) for v in found):
-                if self.vote is None or round > self.vote.round:
+                old = self.vote
+                if old is None or old.round < first or round - old.round >= STATE_ROUNDS:
                     self.vote, self.shared = one, None
                 return
 

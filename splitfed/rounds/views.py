@@ -28,7 +28,8 @@ LEAP = 64
 newest statements are kept for views that are not made."""
 MOST_ALONE = 8
 """Lists of members for one round that nobody else signed: who proposed more only keeps the others
-from agreeing."""
+from agreeing. As often at most this party joins one and the same list, and so many statements of
+one round are progress of their party."""
 HIGHEST = 1 << 62
 
 Number = Annotated[int, Meta(ge=1, le=HIGHEST)]
@@ -223,6 +224,15 @@ class Views:
         """Number of the highest view that ``party`` signed, as far as it was heard; 0: none."""
         return self._tops.get(party, 0)
 
+    def said(self, party: str, round: int) -> int:
+        """How many views ``party`` signed for ``round``, as far as that is progress."""
+        words = sum(name == party and word.round == round for (_, name), word in self._items)
+        return min(words, MOST_ALONE)
+
+    @property
+    def _items(self) -> Iterable[tuple[tuple[int, str], Statement]]:
+        return self._words.items()
+
     def noisy(self, round: int) -> set[str]:
         """Who proposed more than :data:`MOST_ALONE` lists for ``round`` that nobody else signed."""
         alone = Counter(
@@ -306,9 +316,9 @@ class Views:
 
     def _in_vain(self, mine: Statement) -> bool:
         """Whether a member whose signature is not here signed another list for this number or a
-        later view, so that it may never sign this one."""
-        lacking = set(self.unsigned)
-        return any(number >= mine.view and name in lacking for number, name in self._words)
+        later view, so that it may never sign this one. Numbers that nobody follows do not count."""
+        lacking, top = set(self.unsigned), self._highest
+        return any(mine.view <= number <= top and name in lacking for number, name in self._words)
 
     def wish(self, round: int, alive: Iterable[str]) -> tuple[int, tuple[str, ...]] | None:
         """Number and members of the view that this party should sign now; None: nothing.
@@ -328,7 +338,11 @@ class Views:
             for number, of, names in self._heard
             if of == round and names == members and self.signed < number <= self._highest
         ]
-        if same:
+        joined = sum(
+            name == self._party and (word.round, word.members) == (round, members)
+            for (_, name), word in self._items
+        )
+        if same and joined < MOST_ALONE:
             return max(same), members
         if self._highest >= HIGHEST:
             return None  # liars took the numbers there: no more views

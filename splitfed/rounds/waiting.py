@@ -21,6 +21,10 @@ CONFIRM_WITHIN = 60.0
 """Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
 
 
+MOST_AT_ONCE = 1000
+"""Events that are taken in without waiting; a peer that sends more than that waits its turn."""
+
+
 class GoAlone(Exception):
     """Inside this package only: the federation is over for us, the model is not."""
 
@@ -103,6 +107,8 @@ class Waiting:
         self._suspects = suspects
         if membership.consider(suspects):
             return
+        for _, error in sorted(membership.failures.items()):
+            raise error  # what a person can mend is no end of the federation
         for peer, reason in sorted(membership.gone.items()):
             raise GoAlone(f"{peer}: {reason}")
         for peer in sorted(suspects):
@@ -161,7 +167,9 @@ class Waiting:
     def take_all(self, what: str) -> None:
         """Take in what came meanwhile, without waiting for more. Whoever was left out, or lacks
         signatures, says so at once: ``what`` it waits for then."""
-        while (event := self.link.next(timeout=0.0)) is not None:
+        for _ in range(MOST_AT_ONCE):
+            if (event := self.link.next(timeout=0.0)) is None:
+                break
             self.handle(event)
         if self.mail.membership.entry():
             self._reconsider({}, what)
@@ -190,7 +198,7 @@ class Waiting:
         is not."""
         view = self.link.peers_status()[peer]
         membership = self.mail.membership
-        said = membership.views.top(peer) if membership.dynamic else 0
+        said = membership.views.said(peer, self.mail.book.round) if membership.dynamic else 0
         return view.since_change, view.moved, said
 
     def _seen(self, peer: str) -> float | None:

@@ -245,6 +245,11 @@ class FolderView:
         """Every closed round in order."""
         return self._closed("ASC")
 
+    def missed(self) -> frozenset[int]:
+        """The rounds that others closed without this party."""
+        rows = self._database.rows("SELECT round FROM closed WHERE outcome = 'missed'")
+        return frozenset(int(round) for (round,) in rows)
+
     def _closed(self, order: str) -> tuple[Closed, ...]:
         rows = self._database.rows(
             f"SELECT round, outcome, digest FROM closed ORDER BY round {order}"

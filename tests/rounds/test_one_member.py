@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from splitfed.errors import ProtocolViolation
+from splitfed.errors import FolderDiverged, ProtocolViolation
+from splitfed.rounds.pace import HEARD_OUT, QUICK, SLOWEST, Claims, Pace
 from splitfed.rounds.place import Place
 from splitfed.rounds.receipts import Receipts
 from splitfed.rounds.statements import check_statement, decode_statement
 from splitfed.rounds.terms import UPDATE
-from splitfed.rounds.views import MOST_ALONE
+from splitfed.rounds.views import LEAP, MOST_ALONE
 from splitfed.tensors import digest
 from splitfed.transport.events import STATE, Offer
 from tests.support.folders import payload_of, row_of, sign
@@ -114,7 +115,7 @@ def test_nothing_is_released_before_a_signed_view_is_made(one: One) -> None:
 def test_nothing_is_released_in_a_round_that_others_say_is_closed(one: One) -> None:
     """Unless they say nothing more of it: then they may have lied."""
     assert one.membership.awaited_before_release() == []
-    one.membership.claims["b"] = 1
+    one.membership.claims.closed["b"] = 1
     assert one.membership.awaited_before_release() == ["b"]
     one.membership.consider({"b"})
     one.hears(word("c", 1, "ac"))
@@ -122,10 +123,70 @@ def test_nothing_is_released_in_a_round_that_others_say_is_closed(one: One) -> N
 
 
 def test_what_closes_the_round_is_enough(one: One) -> None:
-    one.membership.claims["b"] = 1
+    one.membership.claims.closed["b"] = 1
     for name in "abc":
         one.votes(vote(name, 0, "abc"))
     assert one.membership.awaited_before_release() == []
+
+
+def test_with_the_votes_that_close_the_round_no_signature_is_awaited(one: One) -> None:
+    """A member that came back with a view half made: the round was closed in the one before."""
+    one.membership.consider({"c"})
+    assert one.membership.entry() == ["b"]
+    for name in "abc":
+        one.votes(vote(name, 0, "abc"))
+    assert one.membership.entry() == []
+
+
+def test_an_update_that_nobody_shows_is_awaited_of_its_party(one: One) -> None:
+    """It was shown by this party alone, which lost it: some mail has to bring it."""
+    one.holds("c")
+    one.membership.consider({"c"})
+    one.hears(word("b", 1, "ab"))
+    for name in "ab":
+        one.holds(name)
+    del one.book.inputs["c"]
+    assert one.membership.missing_inputs() == ["c"]
+
+
+def test_a_greeting_without_proof_stops_nobody_for_long() -> None:
+    now = [0.0]
+    claims = Claims(lambda: now[0])
+    assert claims.ahead("bc", 1) == []
+    claims.closed["b"] = 3
+    assert claims.ahead("bc", 4) == []
+    assert claims.ahead("bc", 3) == ["b"]
+    now[0] = HEARD_OUT - 1.0
+    assert claims.ahead("bc", 3) == ["b"]
+    now[0] += 1.0  # in all, whatever it says from now on
+    claims.closed["b"] = 9
+    assert claims.ahead("bc", 4) == []
+
+
+def test_after_some_views_of_one_round_the_next_are_signed_more_and_more_slowly() -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    assert all(pace.may_sign(1) for _ in range(QUICK))
+    pauses = []
+    for _ in range(9):
+        began = now[0]
+        while not pace.may_sign(1):
+            now[0] += 0.05
+        pauses.append(now[0] - began)
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, *[SLOWEST] * 3], abs=0.06)
+    assert pace.may_sign(2)
+
+
+def test_an_own_statement_that_was_crowded_out_is_no_sign_of_another_folder(one: One) -> None:
+    first = word("a", 1, "ab")
+    for number in range(1, LEAP + 3):
+        one.membership.views.hear(word("a", number, "ab" if number % 2 else "ac"))
+    assert one.membership.views.word(1, "a") is None
+    one.hears(first, peer="c")
+    with pytest.raises(FolderDiverged):
+        one.hears(word("a", LEAP + 2, "abc"), peer="c")
+    with pytest.raises(FolderDiverged):
+        one.hears(word("a", LEAP + 3, "ab"), peer="c")
 
 
 def test_an_update_of_mine_that_i_never_released_is_due_from_who_shows_it(one: One) -> None:

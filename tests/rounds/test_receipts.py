@@ -12,7 +12,7 @@ import pytest
 from splitfed.errors import NoRunFolder
 from splitfed.rounds.receipts import Receipts
 from splitfed.rounds.vote import encode_vote, make_vote
-from splitfed.store import RunFolder
+from splitfed.store import Checkpoint, RunFolder
 from splitfed.transport.events import Delivered, Offer
 from splitfed.transport.keys import make_secret
 from splitfed.transport.link import Link
@@ -223,3 +223,16 @@ def test_the_receipt_of_one_that_left_is_not_waited_for(tmp_path: Path) -> None:
     town.wait("a", "b", within=20.0)
     assert town.outcomes("ab") == ["done"] * 2
     assert town.releases("a") == [(1, ("b", "c")), (2, ("b",)), (3, ("b",)), (4, ("b",))]
+
+
+def test_for_a_round_that_others_closed_without_it_nothing_is_owed(
+    owner: Callable[[str], Owner],
+) -> None:
+    """It had released and voted, and they all had: then they closed it in a view without it."""
+    one = owner("abcd")
+    one.releases(1)
+    one.vote_of(*"abcd")
+    assert one.receipts.owed(2, "bcd") == ["b", "c", "d"]
+    made = Checkpoint(round=1, tensors={}, meta={"phase": "closed"})
+    one.folder.close_missed([(1, b"g" * 32, {"outcome": "missed"})], made)
+    assert one.receipts.owed(2, "bcd") == []

@@ -9,23 +9,26 @@ from typing import Any
 import msgspec
 import pytest
 
+from splitfed.errors import ContractMismatch
 from splitfed.rounds import Ending
 from splitfed.rounds.vote import decode_vote, encode_vote
 from splitfed.store import RunFolder
 from splitfed.tensors import digest
-from splitfed.transport.events import Event, Greeted, Noted, vote_message
+from splitfed.transport.events import Event, Greeted, Greeting, Noted, vote_message
 from splitfed.transport.link import Link
 from tests.support.hostile import until
 from tests.support.members import AddingLearner, Town, replace_keys
 from tests.support.quick import (
     DEAD,
     PowerCut,
+    Quick,
     QuickLink,
     after,
     alike,
     begin,
     dies_in,
     ended,
+    swift,
     town_of,
     views_of,
 )
@@ -249,6 +252,48 @@ def test_one_of_the_others_is_enough_for_that(tmp_path: Path) -> None:
     town.endings["b"] = kept
     assert alike(ended(town, "abc"), after([1, 2, 3], [1, 2], [1, 2]))
     assert (town.endings["a"].confirmed, town.endings["c"].confirmed) == (True, False)
+
+
+# --- what a person can mend ---------------------------------------------------------------
+
+
+class Misled(Quick):
+    """c has an old file of the agreement."""
+
+    old = False
+
+    def greeting(self, name: str, folder: bytes, boot: int) -> Greeting:
+        greeting = super().greeting(name, folder, boot)
+        old = self.old and name == "c"
+        return msgspec.structs.replace(greeting, roster=b"o" * 32) if old else greeting
+
+
+def test_a_party_with_an_old_agreement_is_told_and_may_come_back_with_the_right_one(
+    tmp_path: Path,
+) -> None:
+    """It is not taken for one that the others have left: that would be for good."""
+    town = Misled(tmp_path, list("abc"), {"rounds": 6}, clock=swift)
+
+    def stop(round: int) -> None:
+        if round == 3:
+            raise PowerCut
+
+    for name in "abc":
+        town.learners[name].crash = stop
+    begin(town)
+    town.wait()
+    again(town, "a", "b")
+    town.old = True
+    again(town, "c")
+    town.wait("c")
+    assert isinstance(town.endings["c"], ContractMismatch)
+    town.wait("a", "b")
+    ended(town, "ab")
+    town.old = False
+    again(town, *"abc")
+    town.wait()
+    ended(town, "abc")
+    assert [row["outcome"] for row in town.history("c")][2:] == ["missed"] * 4
 
 
 # --- votes that are none ---------------------------------------------------------------

@@ -29,7 +29,14 @@ from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import Statement, View
 from splitfed.rounds.vote import Vote, encode_vote, make_vote
 from splitfed.rounds.waiting import Waiting
-from splitfed.transport.events import Left, PeerView, Status, offer_message, vote_message
+from splitfed.transport.events import (
+    STATE_ROUNDS,
+    Left,
+    PeerView,
+    Status,
+    offer_message,
+    vote_message,
+)
 from splitfed.transport.keys import make_secret
 from splitfed.transport.offers import LATER
 from tests.support.members import INITIAL, make_terms
@@ -247,6 +254,36 @@ def test_votes_that_closed_nothing_crowd_out_none_that_did() -> None:
     assert found.vote == missed("b")
 
 
+def test_what_is_looked_for_is_fetched_before_the_next_is_looked_for() -> None:
+    """Unless it is so old that nobody has it any more."""
+    found = Returning(TERMS)
+
+    def close(round: int) -> Vote | None:
+        for name in "bcd":
+            found.note(missed(name, round=round), [OTHERS.number])
+        found.certify(OTHERS, 1)
+        return found.vote
+
+    assert close(2) == missed("b")
+    for round in range(3, 2 + STATE_ROUNDS):
+        assert close(round) == missed("b")
+    last = 2 + STATE_ROUNDS
+    assert close(last) == missed("b", round=last)
+    found.forget(last)
+    assert close(last + 1) == missed("b", round=last + 1)
+
+
+def test_newer_votes_take_the_place_of_older_ones_whoever_sends_first() -> None:
+    """All votes of b came before any of c."""
+    found = Returning(TERMS)
+    rounds = range(2, 2 + 5 * KEPT)
+    for name in "bcd":
+        for round in rounds:
+            found.note(missed(name, round=round), [OTHERS.number])
+    found.certify(OTHERS, 1)
+    assert found.vote == missed("b", round=rounds[-1])
+
+
 def test_what_is_closed_here_already_is_not_looked_for() -> None:
     assert learned(*(missed(name) for name in "bcd"), first=3).vote is None
     found = learned(*(missed(name) for name in "bcd"))
@@ -306,10 +343,10 @@ def waiting(gone: str = "", said: int = 0, **awaits: str) -> Waiting:
         for name, of in awaits.items()
     }
     told: Any = SimpleNamespace(
-        gone=dict.fromkeys(gone, "left"), dynamic=True, views=SimpleNamespace(top=lambda _: said)
+        gone=dict.fromkeys(gone, "left"), dynamic=True, views=SimpleNamespace(said=lambda *_: said)
     )
     link: Any = SimpleNamespace(peers_status=lambda: views)
-    mail: Any = SimpleNamespace(membership=told)
+    mail: Any = SimpleNamespace(membership=told, book=Book(round=1))
     made = Waiting(
         link=link,
         mail=mail,

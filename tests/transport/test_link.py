@@ -27,7 +27,7 @@ from splitfed.transport.events import (
     StatusChanged,
     Voted,
 )
-from splitfed.transport.link import MAX_BACKLOG
+from splitfed.transport.mailbox import MOST_ALIKE
 from splitfed.transport.memory import MemoryHub, Recorded
 from splitfed.transport.wire import Buffer, Sent, Trouble, Wire, WireEvent
 from tests.support.networks import CHUNK, DEADLINE, LinkParty
@@ -322,16 +322,18 @@ def test_troubles_of_the_wire_are_noticed_and_fatal_ones_fail(links: list[LinkPa
 
 
 def test_a_flood_of_events_ends_the_peer_and_takes_no_memory(
-    links: list[LinkParty], hub: MemoryHub
+    links: list[LinkParty], hub: MemoryHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    most = MOST_ALIKE // 2
+    monkeypatch.setattr("splitfed.transport.link.MAX_BACKLOG", most)
     alice, bob = begin_pair(links, hub)
-    for number in range(MAX_BACKLOG + 100):
+    for number in range(MOST_ALIKE):
         bob.vote(1, b"vote %d" % number)
     bob.wait(Failed)  # bob is told; only now does the engine look
     while (event := alice.link.next(0.0)) is not None:
         alice.events.append(event)
     assert isinstance(alice.of(Failed)[0].error, ResourceLimit)
-    assert len(alice.events) <= MAX_BACKLOG + 50
+    assert len(alice.events) <= most + 50
 
 
 def test_a_lost_chunk_is_pulled_again_in_a_new_session(

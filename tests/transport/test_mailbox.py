@@ -12,12 +12,14 @@ from splitfed.transport.events import (
     Event,
     Left,
     LinkBroken,
+    Noted,
+    NoteKind,
     Noticed,
     Status,
     StatusChanged,
     Voted,
 )
-from splitfed.transport.mailbox import Mailbox
+from splitfed.transport.mailbox import MOST_ALIKE, Mailbox
 from tests.support.talk import outgoing
 
 
@@ -62,6 +64,25 @@ def test_what_counts_is_never_replaced() -> None:
     ]
     box.put(events)
     assert drain(box) == events
+
+
+def noted(number: int, origin: str = "carol", kind: NoteKind = "view") -> Noted:
+    return Noted("bob", 1, origin, kind, b"%d" % number, bytes(64))
+
+
+def test_of_votes_and_words_a_peers_newest_few_of_a_kind_are_kept() -> None:
+    """The others may go on for a thousand rounds while this party trains one."""
+    box = Mailbox()
+    votes = [Voted("bob", number, b"v", bytes(64)) for number in range(3 * MOST_ALIKE)]
+    words = [noted(number) for number in range(3 * MOST_ALIKE)]
+    others = [noted(0, "alice"), noted(0, kind="vote"), Voted("carol", 1, b"v", bytes(64))]
+    box.put(others)
+    for vote, word in zip(votes, words, strict=True):
+        box.put([vote, word])
+    kept = drain(box)
+    assert kept[:3] == others
+    assert [event for event in kept[3:] if isinstance(event, Voted)] == votes[-MOST_ALIKE:]
+    assert [event for event in kept[3:] if isinstance(event, Noted)] == words[-MOST_ALIKE:]
 
 
 def test_a_network_that_flaps_for_hours_leaves_a_handful_of_events() -> None:
