@@ -3,6 +3,7 @@ takes over."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from splitfed.errors import FolderDiverged, ProtocolViolation
+from splitfed.rounds.membership import Membership
 from splitfed.rounds.pace import HEARD_OUT, QUICK, SLOWEST, Claims, Pace
 from splitfed.rounds.place import Place
 from splitfed.rounds.receipts import Receipts
@@ -19,6 +21,7 @@ from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import LEAP, MOST_ALONE
 from splitfed.tensors import digest
 from splitfed.transport.events import STATE, Offer
+from splitfed.transport.keys import make_secret
 from tests.support.folders import payload_of, row_of, sign
 from tests.support.members import INITIAL, AddingLearner
 from tests.support.one import RUN, SECRETS, TERMS, One, shown, update, vote, word
@@ -136,6 +139,8 @@ def test_with_the_votes_that_close_the_round_no_signature_is_awaited(one: One) -
     for name in "abc":
         one.votes(vote(name, 0, "abc"))
     assert one.membership.entry() == []
+    # What came of it cannot be computed before all is here.
+    assert one.membership.missing_inputs() == ["b", "c"]
 
 
 def test_an_update_that_nobody_shows_is_awaited_of_its_party(one: One) -> None:
@@ -313,6 +318,29 @@ def test_after_a_restart_what_was_signed_counts_and_is_said_again(one: One) -> N
     spoken = again.link.said("view")
     assert {body for _, body in spoken} == set(said)
     again.folder.close()
+
+
+def test_after_a_restart_what_a_key_signed_that_was_revoked_since_makes_no_view(one: One) -> None:
+    """Its party says it again under its new key. What was handed over in good order counts."""
+    one.membership.consider({"c"})
+    one.hears(word("b", 1, "ab"))
+    old = {"b": (SECRETS["b"].signing_public,)}
+    keys = {**TERMS.signing_keys, "b": make_secret().signing_public}
+    now = dataclasses.replace(TERMS, signing_keys=keys)
+    link: Any = one.link
+    for terms, number in (
+        (dataclasses.replace(now, retired_keys=old), 1),
+        (dataclasses.replace(now, revoked_keys=old), 0),
+    ):
+        made = Membership(
+            terms=terms,
+            party="a",
+            folder=one.folder,
+            link=link,
+            entrance=one.entrance,
+            signer=SECRETS["a"],
+        )
+        assert (made.views.current.number, made.views.signed) == (number, 1)
 
 
 # --- what it owes and takes over -------------------------------------------------------

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from splitfed.errors import ProtocolViolation, ResourceLimit
-from splitfed.transport.events import Arrived, Delivered, Failed, Offer, OfferRefused
+from splitfed.transport.events import (
+    STATE_ROUNDS,
+    Arrived,
+    Delivered,
+    Failed,
+    Offer,
+    OfferRefused,
+)
 from splitfed.transport.frames import OfferBody, StoredBody, Type
+from splitfed.transport.offers import LATER
 from splitfed.transport.receiving import MAX_TRANSFERS
 from tests.support.talk import (
     arrived,
@@ -103,3 +111,18 @@ def test_two_different_states_of_one_round_are_a_violation() -> None:
         offer = state_of("bob", 7, bytes(number)).offer
         net.say(line, bob, OfferBody(offer), round=7, transfer=number)
     assert "two different signed payloads (state)" in alice.only(Failed).error.message
+
+
+def test_a_state_can_be_fetched_for_some_rounds_more() -> None:
+    """Whoever is behind would otherwise fetch none where that takes longer than a round."""
+    bob = joined(accept=lambda offer: LATER).bob
+    bob.talk.offer(STATE_7)
+    bob.talk.offer(outgoing("bob", 7))
+    for round in range(8, 8 + STATE_ROUNDS):
+        bob.talk.offer(state_of("bob", round, b"%d" % round))
+        bob.talk.discard(round - 1)
+        kept = {(offer.kind, offer.round) for offer in bob.talk.sending.due(0)}
+        assert ("update", 7) not in kept
+        assert (("state", 7) in kept) == (round - 1 < 7 + STATE_ROUNDS)
+    bob.talk.discard(7 + STATE_ROUNDS)
+    assert ("state", 7) not in {(offer.kind, offer.round) for offer in bob.talk.sending.due(0)}
