@@ -352,6 +352,12 @@ def _tell_joined(made: Founded, party: str) -> None:
         f"{others} chose)",
         f"  4. splitfed run {made.party_file}",
     )
+    if len(agreement.parties) > 2:
+        say(
+            "",
+            "note: of three and more, the others go on without one that is away if all set "
+            "[link] patience in party.toml; 0, as made here, waits for ever",
+        )
     hidden = [name for name, entry in sorted(agreement.parties.items()) if not entry.address]
     if len(hidden) > 1:
         say(

@@ -68,10 +68,10 @@ def rotate(party_file: PartyFile, lost: Lost = False) -> int:
         "next:",
         f"  1. send {made.federation_file} to {others}, who put it in the place of theirs (or "
         f"take over the block [parties.{made.party}])",
-        "  2. both run: splitfed keys show party.toml    and compare the fingerprints of "
+        "  2. all run: splitfed keys show party.toml    and compare the fingerprints of "
         f"{made.party} by telephone",
-        "  3. both run: splitfed plan party.toml    then stop `splitfed run` and start it again: "
-        "a run that is going on keeps the old keys",
+        "  3. all run: splitfed plan party.toml    then stop `splitfed run` everywhere, and start "
+        "it again once all have the file: a run that is going on keeps the old keys",
     )
     return 0
 

@@ -302,9 +302,8 @@ class Engine:
         first = self.closed + 1
         self._place.miss(vote, shared, self.folder, self.learner)
         self.folder.log("caught-up", first=first, last=vote.round, voids=vote.voids)
-        self.telling.say(
-            f"the others closed {vote.round - first + 1} exchanges meanwhile: taken over"
-        )
+        rounds = f"{first}" if first == vote.round else f"{first} to {vote.round}"
+        self.telling.say(f"the others closed {rounds} without this party: taken over")
         self._turn_over(vote.round)
 
     def _train(self, round: int, kind: str) -> Trained:

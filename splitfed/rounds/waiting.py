@@ -55,6 +55,7 @@ class Waiting:
     _slow: dict[str, object] = field(init=False, default_factory=dict)
     _suspects: set[str] = field(init=False, default_factory=set)
     _blamed: set[str] = field(init=False, default_factory=set)
+    _view: int | None = field(init=False, default=None)
 
     def until_here(self, missing: Callable[[], list[str]], what: str) -> None:
         """Take mail until ``missing()`` is empty; ``what`` is awaited of those peers.
@@ -105,7 +106,9 @@ class Waiting:
                 "going on without it if the others agree"
             )
         self._suspects = suspects
-        if membership.consider(suspects):
+        enough = membership.consider(suspects)
+        self._tell_view()
+        if enough:
             return
         for _, error in sorted(membership.failures.items()):
             raise error  # what a person can mend is no end of the federation
@@ -191,6 +194,19 @@ class Waiting:
             self.mail.handle(event)
         except Violation as fault:
             self.blame(fault.peer, fault.reason)
+        self._tell_view()
+
+    def _tell_view(self) -> None:
+        """Say who votes, when that has changed."""
+        view, known = self.mail.membership.views.current, self._view
+        self._view = view.number
+        if known is None or known == view.number:
+            return
+        out = sorted({*self.mail.peers} - {*view.members})
+        without = f", without {', '.join(out)}" if out else ""
+        self.telling.say(
+            f"from round {self.mail.number} on {', '.join(view.members)} vote{without}"
+        )
 
     def _progress(self, peer: str) -> object:
         """What changes when ``peer`` gets on: its status, its statements, and bytes of updates both
@@ -227,7 +243,8 @@ class Waiting:
         """Half of the patience is used up: whoever watches may still ring the peer."""
         left = self.patience - silent
         fields = {"silent_s": round(silent, 3), "patience_s": self.patience}
-        self.folder.log("patience", peer=peer, then=self.on_absent, **fields)
+        then = "others" if self.mail.membership.dynamic else self.on_absent
+        self.folder.log("patience", peer=peer, then=then, **fields)
         ends = "finishes alone" if self.on_absent == "finish-alone" else "ends with exit code 3"
         if self.mail.membership.dynamic:
             ends = f"goes on without it if enough others agree, else {ends}"

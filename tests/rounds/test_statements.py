@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -28,12 +27,8 @@ from splitfed.rounds.statements import (
 from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import Statement, View
 from splitfed.rounds.vote import Vote, encode_vote, make_vote
-from splitfed.rounds.waiting import Waiting
 from splitfed.transport.events import (
     STATE_ROUNDS,
-    Left,
-    PeerView,
-    Status,
     offer_message,
     vote_message,
 )
@@ -254,6 +249,20 @@ def test_votes_that_closed_nothing_crowd_out_none_that_did() -> None:
     assert found.vote == missed("b")
 
 
+def test_votes_for_later_rounds_in_the_same_view_crowd_out_none_that_did() -> None:
+    """A liar that has left the others votes on, in the view that it was a member of."""
+    found = Returning(TERMS)
+    found.note(missed("b"), [OTHERS.number])
+    for round in range(3, 3 + 3 * KEPT):
+        found.note(missed("c", round=round), [OTHERS.number])
+    found.note(missed("c"), [OTHERS.number])
+    for round in range(3 + 3 * KEPT, 3 + 5 * KEPT):
+        found.note(missed("c", round=round), [OTHERS.number])
+    found.note(missed("d"), [OTHERS.number])
+    found.certify(OTHERS, 1)
+    assert found.vote == missed("b")
+
+
 def test_what_is_looked_for_is_fetched_before_the_next_is_looked_for() -> None:
     """Unless it is so old that nobody has it any more."""
     found = Returning(TERMS)
@@ -325,101 +334,3 @@ def test_an_update_is_taken_from_others_in_its_run_and_round_only() -> None:
     assert entrance.wanted(offer)
     for changes in ({"round": 2}, {"run": b"x" * 32}, {"party": "d"}):
         assert not entrance.wanted(msgspec.structs.replace(offer, **changes))
-
-
-# --- who is to blame for a silence -----------------------------------------------------
-
-
-def waiting(gone: str = "", said: int = 0, **awaits: str) -> Waiting:
-    """Some peers: for whom each waits; absent if its name is in capitals."""
-    views = {
-        name.lower(): PeerView(
-            state="connected" if name.islower() else "absent",
-            status=Status("exchanging", 1, 0, 0, awaits=tuple(of)),
-            since_change=1.0,
-            last_sign_of_life=1.0,
-            awaiting="",
-        )
-        for name, of in awaits.items()
-    }
-    told: Any = SimpleNamespace(
-        gone=dict.fromkeys(gone, "left"), dynamic=True, views=SimpleNamespace(said=lambda *_: said)
-    )
-    link: Any = SimpleNamespace(peers_status=lambda: views)
-    mail: Any = SimpleNamespace(membership=told, book=Book(round=1))
-    made = Waiting(
-        link=link,
-        mail=mail,
-        folder=told,
-        rejected=[],
-        patience=1.0,
-        on_absent="wait",
-        clock=lambda: 0.0,
-        telling=told,
-    )
-    made._slow.update(dict.fromkeys(views))
-    return made
-
-
-@pytest.mark.parametrize(
-    ("gone", "awaits", "excused"),
-    [
-        ("", {"b": "", "c": ""}, ""),
-        ("", {"b": "e", "c": ""}, ""),
-        ("", {"b": "c", "c": ""}, "b"),
-        ("", {"b": "c", "C": ""}, "b"),
-        ("", {"B": "c", "c": ""}, ""),
-        ("d", {"b": "d", "c": "d"}, "bc"),
-        ("", {"b": "b", "c": ""}, ""),
-        ("", {"b": "c", "c": "b"}, "b"),
-        ("", {"b": "d", "c": "b", "d": "c"}, "bc"),
-    ],
-)
-def test_who_waits_itself_for_a_third_is_not_to_blame(
-    gone: str, awaits: dict[str, str], excused: str
-) -> None:
-    assert waiting(gone, **awaits)._excused(()) == set(excused)
-
-
-def test_whoever_waits_for_one_that_is_awaited_here_too_is_not_to_blame() -> None:
-    assert waiting(b="e")._excused(()) == set()
-    assert waiting(b="e")._excused("e") == {"b"}
-
-
-@pytest.mark.parametrize(
-    ("left", "finished", "lost", "confirmed"),
-    [
-        ({"b": ("finished", 4), "c": ("finished", 4)}, {}, "", True),
-        ({"b": ("finished", 4)}, {"c": 4}, "", True),
-        ({"b": ("finished", 4), "c": ("alone", 2)}, {}, "", True),
-        ({"b": ("finished", 4)}, {}, "c", False),
-        ({"b": ("finished", 4)}, {"c": 3}, "c", False),
-    ],
-)
-def test_at_the_end_nobody_is_waited_for_who_left_or_cannot_come(
-    monkeypatch: pytest.MonkeyPatch,
-    left: dict[str, tuple[Any, int]],
-    finished: dict[str, int],
-    lost: str,
-    confirmed: bool,
-) -> None:
-    """Nothing is confirmed of one that failed: another process of it may come yet."""
-    made, logged = waiting(b="", c=""), []
-
-    def never(*args: Any) -> None:
-        raise AssertionError("it waits")
-
-    monkeypatch.setattr(made, "take", never)
-    made.mail.peers = ("b", "c")
-    made.mail.left = {name: Left(name, *how) for name, how in left.items()}
-    made.mail.membership.lost, made.mail.membership.quarantined = dict.fromkeys(lost, "keys"), {}
-    made.folder.finished = finished
-    made.folder.log = lambda event, **fields: logged.append((event, fields["of"]))
-    made.telling.waited = lambda: None
-    assert made.confirmed(4, 60.0) is confirmed
-    assert logged == ([] if confirmed else [("unconfirmed", ["c"])])
-
-
-def test_a_statement_is_progress() -> None:
-    assert waiting(b="")._progress("b") != waiting(said=1, b="")._progress("b")
-    assert waiting(b="")._progress("b") == waiting(b="")._progress("b")

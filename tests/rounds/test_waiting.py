@@ -1,0 +1,140 @@
+"""Whose silence counts against it, whom a finished party still waits for, and how much time who does
+not agree may cost."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from splitfed.rounds.book import Book
+from splitfed.rounds.pace import HEARD_OUT, QUICK, SLOWEST, Claims, Pace
+from splitfed.rounds.waiting import Waiting
+from splitfed.transport.events import Left, PeerView, Status
+
+
+def waiting(gone: str = "", said: int = 0, **awaits: str) -> Waiting:
+    """Some peers: for whom each waits; absent if its name is in capitals."""
+    views = {
+        name.lower(): PeerView(
+            state="connected" if name.islower() else "absent",
+            status=Status("exchanging", 1, 0, 0, awaits=tuple(of)),
+            since_change=1.0,
+            last_sign_of_life=1.0,
+            awaiting="",
+        )
+        for name, of in awaits.items()
+    }
+    told: Any = SimpleNamespace(
+        gone=dict.fromkeys(gone, "left"), dynamic=True, views=SimpleNamespace(said=lambda *_: said)
+    )
+    link: Any = SimpleNamespace(peers_status=lambda: views)
+    mail: Any = SimpleNamespace(membership=told, book=Book(round=1))
+    made = Waiting(
+        link=link,
+        mail=mail,
+        folder=told,
+        rejected=[],
+        patience=1.0,
+        on_absent="wait",
+        clock=lambda: 0.0,
+        telling=told,
+    )
+    made._slow.update(dict.fromkeys(views))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("gone", "awaits", "excused"),
+    [
+        ("", {"b": "", "c": ""}, ""),
+        ("", {"b": "e", "c": ""}, ""),
+        ("", {"b": "c", "c": ""}, "b"),
+        ("", {"b": "c", "C": ""}, "b"),
+        ("", {"B": "c", "c": ""}, ""),
+        ("d", {"b": "d", "c": "d"}, "bc"),
+        ("", {"b": "b", "c": ""}, ""),
+        ("", {"b": "c", "c": "b"}, "b"),
+        ("", {"b": "d", "c": "b", "d": "c"}, "bc"),
+    ],
+)
+def test_who_waits_itself_for_a_third_is_not_to_blame(
+    gone: str, awaits: dict[str, str], excused: str
+) -> None:
+    assert waiting(gone, **awaits)._excused(()) == set(excused)
+
+
+def test_whoever_waits_for_one_that_is_awaited_here_too_is_not_to_blame() -> None:
+    assert waiting(b="e")._excused(()) == set()
+    assert waiting(b="e")._excused("e") == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("left", "finished", "lost", "confirmed"),
+    [
+        ({"b": ("finished", 4), "c": ("finished", 4)}, {}, "", True),
+        ({"b": ("finished", 4)}, {"c": 4}, "", True),
+        ({"b": ("finished", 4), "c": ("alone", 2)}, {}, "", True),
+        ({"b": ("finished", 4)}, {}, "c", False),
+        ({"b": ("finished", 4)}, {"c": 3}, "c", False),
+    ],
+)
+def test_at_the_end_nobody_is_waited_for_who_left_or_cannot_come(
+    monkeypatch: pytest.MonkeyPatch,
+    left: dict[str, tuple[Any, int]],
+    finished: dict[str, int],
+    lost: str,
+    confirmed: bool,
+) -> None:
+    """Nothing is confirmed of one that failed: another process of it may come yet."""
+    made, logged = waiting(b="", c=""), []
+
+    def never(*args: Any) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(made, "take", never)
+    made.mail.peers = ("b", "c")
+    made.mail.left = {name: Left(name, *how) for name, how in left.items()}
+    made.mail.membership.lost, made.mail.membership.quarantined = dict.fromkeys(lost, "keys"), {}
+    made.folder.finished = finished
+    made.folder.log = lambda event, **fields: logged.append((event, fields["of"]))
+    made.telling.waited = lambda: None
+    assert made.confirmed(4, 60.0) is confirmed
+    assert logged == ([] if confirmed else [("unconfirmed", ["c"])])
+
+
+def test_a_statement_is_progress() -> None:
+    assert waiting(b="")._progress("b") != waiting(said=1, b="")._progress("b")
+    assert waiting(b="")._progress("b") == waiting(b="")._progress("b")
+
+
+# --- what parties that do not agree may cost -------------------------------------------
+
+
+def test_a_greeting_without_proof_stops_nobody_for_long() -> None:
+    now = [0.0]
+    claims = Claims(lambda: now[0])
+    assert claims.ahead("bc", 1) == []
+    claims.closed["b"] = 3
+    assert claims.ahead("bc", 4) == []
+    assert claims.ahead("bc", 3) == ["b"]
+    now[0] = HEARD_OUT - 1.0
+    assert claims.ahead("bc", 3) == ["b"]
+    now[0] += 1.0  # in all, whatever it says from now on
+    claims.closed["b"] = 9
+    assert claims.ahead("bc", 4) == []
+
+
+def test_after_some_views_of_one_round_the_next_are_signed_more_and_more_slowly() -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    assert all(pace.may_sign(1) for _ in range(QUICK))
+    pauses = []
+    for _ in range(9):
+        began = now[0]
+        while not pace.may_sign(1):
+            now[0] += 0.05
+        pauses.append(now[0] - began)
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, *[SLOWEST] * 3], abs=0.06)
+    assert pace.may_sign(2)
