@@ -1,4 +1,4 @@
-"""Whose silence counts against it, whom a finished party still waits for, and how much time who does
+"""Whose silence counts against it, whom a finished party still waits for, and what parties that do
 not agree may cost."""
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import pytest
 
 from splitfed.rounds.book import Book
 from splitfed.rounds.pace import HEARD_OUT, QUICK, SLOWEST, Claims, Pace
-from splitfed.rounds.waiting import Waiting
+from splitfed.rounds.views import View
+from splitfed.rounds.waiting import MOST_AT_ONCE, Waiting
 from splitfed.transport.events import Left, PeerView, Status
 
 
@@ -138,3 +139,14 @@ def test_after_some_views_of_one_round_the_next_are_signed_more_and_more_slowly(
         pauses.append(now[0] - began)
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, *[SLOWEST] * 3], abs=0.06)
     assert pace.may_sign(2)
+
+
+def test_however_much_a_peer_sends_training_begins() -> None:
+    made, taken = waiting(b=""), []
+    made.link.next = lambda timeout: SimpleNamespace(peer="b")
+    made.mail.handle = taken.append
+    made.mail.peers = ("b",)
+    made.mail.membership.views.current = View(0, ("a", "b"))
+    made.mail.membership.entry = list
+    made.take_all("signature")
+    assert len(taken) == MOST_AT_ONCE
