@@ -7,15 +7,12 @@ import msgspec
 
 from splitfed.errors import ProtocolViolation
 from splitfed.rounds.gates import Signer
-from splitfed.rounds.statements import Lie, proven
+from splitfed.rounds.statements import Exchange, Lie, proven
 from splitfed.rounds.terms import Terms
 from splitfed.rounds.vote import Vote
 from splitfed.store import RunFolder
 from splitfed.transport.events import note_message
 from splitfed.transport.link import Link
-
-Exchange = tuple[bytes, int, str]
-"""Run, number and kind of an exchange."""
 
 
 class Liars:

@@ -87,6 +87,8 @@ class Mail(Meeting):
                 self._link.stored(offer.party, offer, self.receipts.sign(offer))
         self.membership.open(self.book, self._kinds, self.run, base)
         early, self._early = self._early, []
+        while (ready := self.membership.ready()) is not None:
+            early.append(ready)
         return early
 
     def note_own(self, out: Outgoing) -> None:

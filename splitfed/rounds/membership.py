@@ -13,20 +13,22 @@ import msgspec
 import torch
 
 from splitfed.errors import FolderDiverged, ProtocolViolation, SplitfedError
+from splitfed.rounds.believing import Believing
 from splitfed.rounds.book import Book
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Signer
-from splitfed.rounds.liars import Exchange, Liars
+from splitfed.rounds.liars import Liars
 from splitfed.rounds.pace import Claims, Pace
 from splitfed.rounds.returning import Returning
 from splitfed.rounds.schedule import plan
 from splitfed.rounds.serving import Serving
 from splitfed.rounds.statements import (
+    Exchange,
     Lie,
     check_statement,
     decode_lie,
     decode_statement,
-    signed_offer,
+    own_statement,
 )
 from splitfed.rounds.terms import Terms
 from splitfed.rounds.views import Statement, Views, demand_of, shown_for, shows
@@ -77,6 +79,7 @@ class Membership:
             terms=terms, party=party, folder=folder, link=link, signer=signer, views=self.views
         )
         self._liars = Liars(terms=terms, party=party, folder=folder, link=link, signer=signer)
+        self._believing = Believing(self.views, party, self._liars.quarantined)
         for row in folder.statements() if self.dynamic else ():
             message = note_message("view", row.body)
             if row.party == party or terms.signed_by(row.party, message, row.signature, past=True):
@@ -206,16 +209,7 @@ class Membership:
     def alive(self, late: Iterable[str]) -> set[str]:
         """Who should vote on the open round: the members that are neither ``late`` nor gone, and
         whoever is back and said so for this very round."""
-        views, parties = self.views, self._terms.parties
-        left = () if views.without_me is None else views.without_me.members
-        back = [p for p in parties if views.heard_of(p, self._book.round)]
-        out = {*late, *self.gone}
-        found = {self._party, *views.current.members, *left, *back} - out
-        enough = self._terms.minimum_parties
-        # Too few: whoever was left out for a while may be there again.
-        found = found if len(found) >= enough else set(parties) - out
-        calm = found - views.noisy(self._book.round)
-        return calm if len(calm) >= enough else found
+        return self.views.alive(self._book.round, {*late, *self.gone})
 
     def consider(self, late: Iterable[str]) -> bool:
         """Sign the next view where it should be another than the present one.
@@ -224,11 +218,9 @@ class Membership:
             Whether enough parties are left to go on with.
         """
         self._late = set(late)
-        alive = self.alive(self._late)
-        if len(alive) < self._terms.minimum_parties:
+        if len(alive := self.alive(self._late)) < self._terms.minimum_parties:
             return False
-        behind = self.views.without_me
-        if behind is not None and behind.round > self._book.round:
+        if (left := self.views.without_me) is not None and left.round > self._book.round:
             return True  # they are ahead: first what they closed has to come here
         wish = self.views.wish(self._book.round, alive)
         if wish is not None and self._pace.may_sign(self._book.round):
@@ -236,22 +228,16 @@ class Membership:
         return True
 
     def _sign(self, number: int, members: tuple[str, ...]) -> None:
-        run, round, kind = self._exchange
-        own = self._folder.own_vote(round)
-        inputs = sorted(
-            (party, held.root, held.signature)
-            for party, held in self._book.inputs.items()
-            if signed_offer(self._terms, run, round, kind, party, held.root, held.signature)
-        )
-        word = Statement(
-            run=run,
-            view=number,
-            round=round,
+        round, own = self._book.round, self._folder.own_vote(self._book.round)
+        word = own_statement(
+            number,
+            members,
+            exchange=self._exchange,
+            terms=self._terms,
             party=self._party,
-            members=members,
             vote=b"" if own is None else own.body,
             vote_signature=b"" if own is None else self._signer.sign(vote_message(own.body)),
-            inputs=tuple(inputs),
+            held={name: (it.root, it.signature) for name, it in self._book.inputs.items()},
         )
         body = msgspec.msgpack.encode(word)
         signature = self._signer.sign(note_message("view", body))
@@ -259,6 +245,8 @@ class Membership:
             view=number, round=round, party=self._party, body=body, signature=signature
         )
         self._folder.log("view-signed", view=number, round=round, members=list(members))
+        if word.cast is not None:  # with what made the view of that vote
+            self._serving.say_again(round, word.cast.view)
         self._link.note(round, self._party, "view", body, signature)
         self._hear(word)
 
@@ -313,6 +301,15 @@ class Membership:
             Violation: no honest party signs this, or passes it on.
             FolderDiverged: it is mine, and this folder does not have it.
         """
+        self._take(event)
+        while (ready := self.ready()) is not None:
+            self._take(ready)
+
+    def ready(self) -> Noted | None:
+        """A statement that had to wait and can be taken in by now."""
+        return self._believing.ready(self._book.round)
+
+    def _take(self, event: Noted) -> None:
         with blaming(event.peer):  # who passes something on has read it
             word = (decode_lie if event.kind == "evidence" else decode_statement)(event.body)
             if event.peer != event.origin and word.run != self._run:
@@ -334,6 +331,9 @@ class Membership:
                     f"and that {self._folder.path} lacks: was it restored from a backup?",
                     "put the newest copy of the folder back, or start over on all sides",
                 )
+            return
+        if not self._believing.now(word, self._book.round):
+            self._believing.put_aside(word, event)
             return
         known = self.views.word(word.view, event.origin)
         if event.origin in self.quarantined and known not in (None, word):

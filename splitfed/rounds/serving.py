@@ -46,12 +46,13 @@ class Serving:
                 offer = msgspec.msgpack.decode(row.offer, type=Offer)
                 self._link.pass_on(offer, self._folder.inbox.get(row.root), others)
 
-    def say_again(self, round: int) -> None:
-        """The statements that made the present view, and the own that goes beyond it, for
-        whoever connects from now on."""
-        number = self._views.current.number
+    def say_again(self, round: int, view: int | None = None) -> None:
+        """The statements that made ``view``, or the present view and the own that goes beyond it,
+        for all and for whoever connects from now on."""
+        number = self._views.current.number if view is None else view
         for row in self._folder.statements():
-            if row.view == number or (row.view > number and row.party == self._party):
+            beyond = view is None and row.view > number and row.party == self._party
+            if row.view == number or beyond:
                 self._note(round, "view", row)
 
     def _note(

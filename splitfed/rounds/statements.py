@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -14,6 +14,9 @@ from splitfed.rounds.terms import Terms
 from splitfed.rounds.views import Number, Statement
 from splitfed.rounds.vote import decode_vote
 from splitfed.transport.events import offer_message, vote_message
+
+Exchange = tuple[bytes, int, str]
+"""Run, number and kind of an exchange."""
 
 _Word = TypeVar("_Word", bound=msgspec.Struct)
 
@@ -35,6 +38,31 @@ class Lie(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     party: Name
     one: tuple[Digest, Signature]
     other: tuple[Digest, Signature]
+
+
+def own_statement(
+    view: int,
+    members: tuple[str, ...],
+    *,
+    exchange: Exchange,
+    terms: Terms,
+    party: str,
+    vote: bytes,
+    vote_signature: bytes,
+    held: Mapping[str, tuple[bytes, bytes]],
+) -> Statement:
+    """What ``party`` says: its newest vote for the exchange, and the updates that it holds.
+
+    Args:
+        held: digest and signature of each, by party; what only a revoked key signed is left out.
+    """
+    run, round, kind = exchange
+    inputs = tuple(
+        (name, root, signature)
+        for name, (root, signature) in sorted(held.items())
+        if signed_offer(terms, run, round, kind, name, root, signature)
+    )
+    return Statement(run, view, round, party, members, vote, vote_signature, inputs)
 
 
 def proven(lie: Lie, terms: Terms) -> bool:

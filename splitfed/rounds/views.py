@@ -13,7 +13,7 @@ Nothing here does input or output, looks at a clock or decides who is gone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -152,6 +152,17 @@ def demand_of(view: View, round: int) -> Demand:
     return Demand(parties=tuple(sorted(wanted)), roots=roots, liars=liars)
 
 
+def follows(vote: Vote, view: View) -> bool:
+    """Whether an honest member of ``view`` may have cast ``vote`` in it: on just what the view
+    settles."""
+    demand, inputs = demand_of(view, vote.round), dict(vote.inputs)
+    return (
+        vote.party in view.members
+        and set(inputs) == set(demand.parties)
+        and all(inputs[party] == root for party, root in demand.roots.items())
+    )
+
+
 class Views:
     """The views that one party knows of.
 
@@ -168,7 +179,8 @@ class Views:
 
     def __init__(self, parties: Iterable[str], party: str, minimum: int) -> None:
         self._party, self._minimum = party, minimum
-        self.current = View(0, tuple(sorted(parties)))
+        self._parties = tuple(sorted(parties))
+        self.current = View(0, self._parties)
         self.known = {0: self.current}
         self.without_me: View | None = None
         self.signed = 0
@@ -215,6 +227,17 @@ class Views:
         nothing."""
         first, second, *_ = *sorted(self._tops.values(), reverse=True), 0, 0
         return max(self.signed, min(first, second + LEAP))
+
+    def alive(self, round: int, out: Collection[str]) -> set[str]:
+        """Who should vote on ``round``: the members of the present view and of the one made without
+        this party, and whoever said so for this very round; but for those that are ``out``."""
+        left = () if self.without_me is None else self.without_me.members
+        back = [name for name in self._parties if self.heard_of(name, round)]
+        found = {self._party, *self.current.members, *left, *back}.difference(out)
+        # Too few: whoever was left out for a while may be there again.
+        found = found if len(found) >= self._minimum else set(self._parties).difference(out)
+        calm = found - self.noisy(round)
+        return calm if len(calm) >= self._minimum else found
 
     def word(self, view: int, party: str) -> Statement | None:
         """What ``party`` signed for ``view``, if it was heard and is kept."""

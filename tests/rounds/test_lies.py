@@ -10,11 +10,15 @@ import msgspec
 import pytest
 
 from splitfed.errors import FolderDiverged
+from splitfed.rounds.book import Book
 from splitfed.rounds.statements import Lie, decode_lie, decode_statement, proven
 from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import LEAP
 from splitfed.rounds.violations import Violation
-from tests.support.one import RUN, TERMS, One, noted, shown, vote, word
+from splitfed.rounds.vote import make_vote
+from splitfed.transport.events import offer_message
+from tests.support.members import INITIAL
+from tests.support.one import RUN, SECRETS, TERMS, One, noted, shown, vote, word
 
 
 @pytest.fixture
@@ -107,6 +111,61 @@ def test_a_statement_that_no_honest_party_signs_is_refused(one: One) -> None:
     with pytest.raises(Violation, match="b: .*another run or party"):
         one.hears(word("c", 1, "bc"), of="b")
     assert one.folder.statements() == ()
+
+
+def seen(one: One) -> list[tuple[str, int]]:
+    """Whose statements were taken in, by view."""
+    return [(row.party, row.view) for row in one.folder.statements()]
+
+
+def test_a_vote_of_a_view_that_nobody_made_brings_nobody_to_anything(one: One) -> None:
+    """The view may come to be known; the newest word of its party then counts."""
+    for name in "abc":
+        one.holds(name)
+    made_up = vote("c", 1, "c")
+    one.hears(word("c", 2, "abc", cast=made_up))
+    one.hears(word("c", 3, "abc", cast=vote("c", 1, "bc")))
+    assert seen(one) == []
+    assert one.membership.quarantined == {}
+    one.hears(word("b", 1, "bc"))
+    assert seen(one) == [("b", 1)]
+    one.hears(word("c", 1, "bc"))
+    assert seen(one) == [("b", 1), ("c", 1), ("c", 3)]
+
+
+def test_a_vote_that_does_not_follow_from_its_view_is_not_heard(one: One) -> None:
+    """b had voted on all three in view 0: so must c in view 1."""
+    one.hears(word("b", 1, "bc", cast=vote("b", 0, "abc")))
+    one.hears(word("c", 1, "bc"))
+    for inputs, faces in (("c", {}), ("bc", {}), ("abc", {"a": 1})):
+        one.hears(word("c", 2, "abc", cast=vote("c", 1, inputs, faces=faces)))
+    assert seen(one) == [("b", 1), ("c", 1)]
+    one.hears(word("c", 2, "abc", cast=vote("c", 1, "abc")))
+    assert seen(one) == [("b", 1), ("c", 1), ("c", 2)]
+
+
+def test_where_another_member_lied_its_view_may_look_different_to_each(one: One) -> None:
+    one.hears(word("b", 1, "bc", cast=vote("b", 0, "abc")))
+    one.hears(word("c", 1, "bc"))
+    one.membership.quarantine("b", "lied")
+    one.hears(word("c", 2, "abc", cast=vote("c", 1, "bc")))
+    assert seen(one) == [("b", 1), ("c", 1), ("c", 2)]
+
+
+def test_words_of_a_later_round_are_looked_at_when_it_is_open(one: One) -> None:
+    fields: dict[str, Any] = {"run": RUN, "round": 2}
+    root = {"kind": UPDATE, "root": b"u" * 32}
+    signed = {n: SECRETS[n].sign(offer_message(party=n, **fields, **root)) for n in "bc"}
+    inputs = dict.fromkeys("bc", b"u" * 32)
+    rest: dict[str, Any] = {"excluded": {}, "aggregate": b"g" * 32, "view": 1}
+    said = make_vote(party="c", inputs=inputs, offers=signed, **fields, **rest)
+    one.hears(word("c", 2, "abc", round=2, cast=said))
+    assert seen(one) == []
+    one.membership.open(Book(round=2), (UPDATE,), RUN, INITIAL)
+    assert one.membership.ready() is None
+    for name in "bc":
+        one.hears(word(name, 1, "bc"))
+    assert seen(one) == [("b", 1), ("c", 1), ("c", 2)]
 
 
 def of_c(**changes: Any) -> Lie:
