@@ -127,7 +127,7 @@ class Meeting:
         if self.run is None or not self.membership.dynamic or isinstance(event.error, KeyInUse):
             raise event.error
         self.membership.failures[event.peer] = event.error
-        self._gone(event.peer, event.error.message.splitlines()[0])
+        self._gone(event.peer, event.error.message.splitlines()[0].rstrip(":"))
 
     def _greeted(self, peer: str, greeting: Greeting) -> None:
         if greeting.purpose == "check":

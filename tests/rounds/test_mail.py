@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import torch
 
-from splitfed.errors import Defect, FolderError
+from splitfed.errors import Defect, FolderError, PeerKeyMismatch
 from splitfed.progress import Silent
 from splitfed.rounds.agreeing import Agreeing
 from splitfed.rounds.mail import Mail
@@ -25,6 +25,7 @@ from splitfed.rounds.waiting import GoAlone
 from splitfed.store import ReleaseRow, release_id
 from splitfed.transport.events import (
     Arrived,
+    Failed,
     Greeted,
     Greeting,
     Left,
@@ -317,6 +318,38 @@ def test_where_two_views_come_to_different_things_a_member_lied_and_it_ends_alon
     monkeypatch.setattr(mail.membership, "closing", lambda: vote("a", 0, "ab"))
     with pytest.raises(GoAlone, match="round 1: view 0 closed it with different updates of c"):
         made.agree(1, UPDATE)
+
+
+def test_where_a_liar_cannot_be_left_out_it_ends_alone(
+    one: One, mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the round would be voted on again and again, each time with the liar."""
+    mail.note_own(released(one))
+    for name in "bc":
+        mail.handle(Arrived(name, *arrival(name)))
+    made, _ = agreeing(one, mail, waits=2)
+    blamed: list[tuple[str, str]] = []
+    monkeypatch.setattr(made, "_judged", lambda kind: None)
+    made.waiting.blame = lambda *liar: blamed.append(liar)
+    monkeypatch.setattr(mail.membership, "contradicted", lambda own: ("c", "lied"))
+    with pytest.raises(GoAlone, match="c: lied; no view without it can be made"):
+        made.agree(1, UPDATE)
+    assert blamed == [("c", "lied")]
+
+
+def test_a_peer_whose_connection_fails_is_gone_until_it_greets(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why is told, and kept for the case that too few are left."""
+    said: list[str] = []
+    monkeypatch.setattr(mail._progress, "say", said.append)
+    error = PeerKeyMismatch("it shows another key\n  than the agreement", "use one file")
+    mail.handle(Failed("b", error))
+    assert mail.membership.gone == {"b": "it shows another key"}
+    assert mail.membership.failures == {"b": error}
+    assert said == ["b: it shows another key; going on without it if the others agree"]
+    mail.handle(greeted("b"))
+    assert mail.membership.gone == mail.membership.failures == {}
 
 
 def test_before_all_that_counts_is_here_there_is_no_vote(one: One, mail: Mail) -> None:

@@ -180,6 +180,26 @@ def test_nothing_is_released_in_a_round_that_a_greeting_says_is_closed(
     ended(town, "abc")
 
 
+def test_no_round_is_trained_that_a_greeting_says_is_closed(tmp_path: Path) -> None:
+    town = town_of(tmp_path, rounds=6)
+    dies_in(town, "c", 2)
+
+    def hold(round: int) -> None:
+        if round == 5:
+            town.wait("c")
+            DEAD.clear()
+            town.spokesman = Late
+            again(town, "c")
+            until(lambda: closed(town, "c") >= 4, "c to take over what it missed")
+
+    town.learners["a"].crash = hold
+    begin(town)
+    town.wait("a", "b")
+    town.wait("c")
+    ended(town, "abc")
+    assert min(town.learners["c"].trained, default=5) >= 5
+
+
 def test_one_that_trains_more_slowly_says_that_it_is_back_before_it_trains(
     tmp_path: Path,
 ) -> None:

@@ -150,3 +150,17 @@ def test_however_much_a_peer_sends_training_begins() -> None:
     made.mail.membership.entry = list
     made.take_all("signature")
     assert len(taken) == MOST_AT_ONCE
+
+
+def test_who_votes_is_told_when_it_changes() -> None:
+    made, said = waiting(b="", c=""), []
+    made.mail.handle = lambda event: None
+    made.mail.peers, made.mail.number = ("b", "c"), 3
+    made.telling.say = said.append
+    event: Any = None
+    for view in (View(1, ("a", "b", "c")), View(2, ("a", "b")), View(2, ("a", "b"))):
+        made.mail.membership.views.current = view
+        made.handle(event)
+    made.mail.membership.views.current = View(4, ("a", "b", "c"))
+    made.handle(event)
+    assert said == ["from round 3 on a, b vote, without c", "from round 3 on a, b, c vote"]
