@@ -47,6 +47,7 @@ class Membership:
         views: those that this party knows of.
         lost: peers that are gone for as long as this process lives, with the reason.
         claims: which rounds peers say they have closed.
+        pace: of the views that this party signs.
         failures: why the connection to a peer that is gone can never come about as things stand.
         returning: what this party, when left out, learns of what the others closed.
     """
@@ -70,7 +71,7 @@ class Membership:
         self.claims = Claims(clock)
         self.failures: dict[str, SplitfedError] = {}
         self._late: set[str] = set()
-        self._pace = Pace(clock)
+        self.pace = Pace(clock)
         self.returning = Returning(terms)
         self._book = Book(round=0)
         self._kinds: tuple[str, ...] = ()
@@ -114,8 +115,7 @@ class Membership:
     @property
     def _closed(self) -> int:
         """Number of the last closed exchange. After the last one its book stays open."""
-        ended = self._folder.closed()
-        return 0 if ended is None else ended.round
+        return 0 if (ended := self._folder.closed()) is None else ended.round
 
     # --- the open round ----------------------------------------------------------------
 
@@ -223,12 +223,12 @@ class Membership:
         if (left := self.views.without_me) is not None and left.round > self._book.round:
             return True  # they are ahead: first what they closed has to come here
         wish = self.views.wish(self._book.round, alive)
-        if wish is not None and self._pace.may_sign(self._book.round):
+        if wish is not None and self.pace.may_sign(self._book.round):
             self._sign(*wish)
         return True
 
     def _sign(self, number: int, members: tuple[str, ...]) -> None:
-        round, own = self._book.round, self._folder.own_vote(self._book.round)
+        own = self._folder.own_vote(round := self._book.round)
         word = own_statement(
             number,
             members,

@@ -9,6 +9,7 @@ HEARD_OUT = 30.0
 QUICK, SLOWEST = 16, 5.0
 """So many views of one round a party signs at once; after that the pause before the next doubles,
 from 0.1 up to so many seconds."""
+MOST_DOUBLINGS = 6
 
 
 class Pace:
@@ -18,6 +19,13 @@ class Pace:
         self._clock = clock
         self._round = self._signed = 0
         self._since = 0.0
+
+    def doublings(self, round: int) -> int:
+        """How often the time is to be doubled after which a party counts as absent: the more views
+        of ``round`` were signed, the longer, or parties that take each other for absent in turn
+        might never agree (as in M. Castro, B. Liskov, *Practical Byzantine Fault Tolerance*,
+        OSDI 1999, where time-outs of view changes double)."""
+        return min(self._signed // QUICK, MOST_DOUBLINGS) if round == self._round else 0
 
     def may_sign(self, round: int) -> bool:
         """Whether the next view of ``round`` may be signed now; it is then counted."""

@@ -28,8 +28,7 @@ LEAP = 64
 newest statements are kept for views that are not made."""
 MOST_ALONE = 8
 """Lists of members for one round that nobody else signed: who proposed more only keeps the others
-from agreeing. As often at most this party joins one and the same list, and so many statements of
-one round are progress of their party."""
+from agreeing. So many of such lists are progress of their party."""
 HIGHEST = 1 << 62
 
 Number = Annotated[int, Meta(ge=1, le=HIGHEST)]
@@ -248,13 +247,15 @@ class Views:
         return self._tops.get(party, 0)
 
     def said(self, party: str, round: int) -> int:
-        """How many views ``party`` signed for ``round``, as far as that is progress."""
-        words = sum(name == party and word.round == round for (_, name), word in self._items)
-        return min(words, MOST_ALONE)
-
-    @property
-    def _items(self) -> Iterable[tuple[tuple[int, str], Statement]]:
-        return self._words.items()
+        """How many views ``party`` signed for ``round``, as far as that is progress: alone a
+        few, and together with others no more than are kept."""
+        sizes = [
+            len(group)
+            for (_, of, _), group in self._heard.items()
+            if of == round and party in group
+        ]
+        alone = sizes.count(1)
+        return len(sizes) - alone + min(alone, MOST_ALONE)
 
     def noisy(self, round: int) -> set[str]:
         """Who proposed more than :data:`MOST_ALONE` lists for ``round`` that nobody else signed."""
@@ -361,11 +362,7 @@ class Views:
             for number, of, names in self._heard
             if of == round and names == members and self.signed < number <= self._highest
         ]
-        joined = sum(
-            name == self._party and (word.round, word.members) == (round, members)
-            for (_, name), word in self._items
-        )
-        if same and joined < MOST_ALONE:
+        if same:
             return max(same), members
         if self._highest >= HIGHEST:
             return None  # liars took the numbers there: no more views

@@ -56,6 +56,7 @@ class Waiting:
     _suspects: set[str] = field(init=False, default_factory=set)
     _blamed: set[str] = field(init=False, default_factory=set)
     _view: int | None = field(init=False, default=None)
+    _doublings: int = field(init=False, default=0)
 
     def until_here(self, missing: Callable[[], list[str]], what: str) -> None:
         """Take mail until ``missing()`` is empty; ``what`` is awaited of those peers.
@@ -86,14 +87,19 @@ class Waiting:
 
     def _reconsider(self, silent: Mapping[str, float], what: str) -> None:
         """Who is absent, and can the others go on without?"""
-        late = {p: s for p, s in silent.items() if self.patience and s > self.patience}
         membership = self.mail.membership
+        doublings = membership.pace.doublings(self.mail.book.round) if membership.dynamic else 0
+        patience = self.patience * 2.0**doublings
+        late = {p: s for p, s in silent.items() if patience and s > patience}
         if not membership.dynamic or self.mail.run is None:
             for peer in late:
                 self._absent(peer, what, late[peer])
             return
         if membership.returning.shared is not None and what != "greeting":
             raise CaughtUp
+        if self._doublings != doublings:
+            self._doublings = doublings
+            self._slow.clear()  # all try once more
         for peer in [p for p, seen in self._slow.items() if self._progress(p) != seen]:
             del self._slow[peer]  # it is back
         self._slow.update({p: self._progress(p) for p in late.keys() - self._slow.keys()})
@@ -198,6 +204,8 @@ class Waiting:
 
     def _tell_view(self) -> None:
         """Say who votes, when that has changed."""
+        if not self.mail.membership.dynamic:
+            return
         view, known = self.mail.membership.views.current, self._view
         self._view = view.number
         if known is None or known == view.number:

@@ -136,7 +136,7 @@ def not_held(path: Path, terms: Terms, told: Receipted) -> list[str]:
     if not bytes_here:
         found.append("the bytes")
     if [offer.entry for offer in offers] != [entry] or not all(
-        terms.signed_now(offer.party, offer.message(), offer.signature) for offer in offers
+        terms.signed_by(offer.party, offer.message(), offer.signature) for offer in offers
     ):
         found.append("the signed offer")
     if kept is None or (kept.entry, kept.counter_signature) != told:

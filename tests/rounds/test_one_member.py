@@ -156,7 +156,7 @@ def test_an_update_that_nobody_shows_is_awaited_of_its_party(one: One) -> None:
 
 def test_a_member_signs_no_faster_than_that(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often the others seem to come and go."""
-    monkeypatch.setattr(one.membership, "_pace", Pace(lambda: 1.0))
+    monkeypatch.setattr(one.membership, "pace", Pace(lambda: 1.0))
     for turn in range(QUICK):
         one.membership.consider("bc"[turn % 2])
     assert one.membership.views.signed == QUICK

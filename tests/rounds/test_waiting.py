@@ -164,3 +164,27 @@ def test_who_votes_is_told_when_it_changes() -> None:
     made.mail.membership.views.current = View(4, ("a", "b", "c"))
     made.handle(event)
     assert said == ["from round 3 on a, b vote, without c", "from round 3 on a, b, c vote"]
+
+
+def test_the_more_views_were_signed_in_vain_the_longer_a_silence_is_borne() -> None:
+    """And all that counted as absent are given another chance."""
+    made, asked, pace = waiting(), [], Pace(lambda: 1e9)
+    membership = made.mail.membership
+    made.mail.peers, made.mail.run, made.mail.number = ("b", "c"), b"r" * 32, 1
+    membership.pace, membership.returning = pace, SimpleNamespace(shared=None)
+    membership.views.current = View(0, ("a", "b", "c"))
+    membership.consider = lambda suspects: asked.append(set(suspects)) or True
+    made.folder.log = made.telling.say = lambda *args, **fields: None
+    made.link.peers_status = lambda: {
+        name: PeerView(
+            state="connected", status=None, since_change=1.0, last_sign_of_life=1.0, awaiting=""
+        )
+        for name in "bc"
+    }
+    made._reconsider({"b": 1.5}, "vote")
+    for _ in range(QUICK):
+        pace.may_sign(1)
+    made._reconsider({"b": 1.5}, "vote")
+    made._reconsider({"b": 2.5}, "vote")
+    assert asked == [{"b"}, set(), {"b"}]
+    assert (pace.doublings(1), pace.doublings(2)) == (1, 0)
