@@ -15,10 +15,8 @@ from splitfed.rounds.statements import Lie, decode_lie, decode_statement, proven
 from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import LEAP
 from splitfed.rounds.violations import Violation
-from splitfed.rounds.vote import make_vote
-from splitfed.transport.events import offer_message
 from tests.support.members import INITIAL
-from tests.support.one import RUN, SECRETS, TERMS, One, noted, shown, vote, word
+from tests.support.one import RUN, TERMS, One, later_vote, noted, shown, vote, word
 
 
 @pytest.fixture
@@ -147,19 +145,16 @@ def test_a_vote_that_does_not_follow_from_its_view_is_not_heard(one: One) -> Non
 def test_where_another_member_lied_its_view_may_look_different_to_each(one: One) -> None:
     one.hears(word("b", 1, "bc", cast=vote("b", 0, "abc")))
     one.hears(word("c", 1, "bc"))
+    one.membership.quarantine("c", "lied itself")
+    one.hears(word("c", 2, "abc", cast=vote("c", 1, "bc")), peer="b")
+    assert seen(one) == [("b", 1), ("c", 1)]
     one.membership.quarantine("b", "lied")
-    one.hears(word("c", 2, "abc", cast=vote("c", 1, "bc")))
+    one.hears(word("c", 2, "abc", cast=vote("c", 1, "bc")), peer="b")
     assert seen(one) == [("b", 1), ("c", 1), ("c", 2)]
 
 
 def test_words_of_a_later_round_are_looked_at_when_it_is_open(one: One) -> None:
-    fields: dict[str, Any] = {"run": RUN, "round": 2}
-    root = {"kind": UPDATE, "root": b"u" * 32}
-    signed = {n: SECRETS[n].sign(offer_message(party=n, **fields, **root)) for n in "bc"}
-    inputs = dict.fromkeys("bc", b"u" * 32)
-    rest: dict[str, Any] = {"excluded": {}, "aggregate": b"g" * 32, "view": 1}
-    said = make_vote(party="c", inputs=inputs, offers=signed, **fields, **rest)
-    one.hears(word("c", 2, "abc", round=2, cast=said))
+    one.hears(word("c", 2, "abc", round=2, cast=later_vote("c", 1, "bc", 2)))
     assert seen(one) == []
     one.membership.open(Book(round=2), (UPDATE,), RUN, INITIAL)
     assert one.membership.ready() is None

@@ -36,7 +36,7 @@ from splitfed.transport.events import (
     vote_message,
 )
 from tests.support.members import INITIAL
-from tests.support.one import RUN, SECRETS, TERMS, One, noted, update, vote, word
+from tests.support.one import RUN, SECRETS, TERMS, One, later_vote, noted, update, vote, word
 
 
 @pytest.fixture
@@ -210,6 +210,18 @@ def test_a_statement_of_a_later_round_is_heard_at_once(mail: Mail) -> None:
     assert mail.open(INITIAL, ("update",)) == []
 
 
+def test_what_had_to_wait_for_the_next_round_is_taken_in_when_it_opens(mail: Mail) -> None:
+    for name in "bc":
+        mail.handle(noted("view", msgspec.msgpack.encode(word(name, 1, "bc")), name))
+    early = word("c", 2, "abc", round=2, cast=later_vote("c", 1, "bc", 2))
+    event = noted("view", msgspec.msgpack.encode(early), "c")
+    mail.handle(event)
+    assert mail.membership.views.top("c") == 1
+    assert mail.open(INITIAL, ("update",)) == [event]
+    mail.handle(event)
+    assert mail.membership.views.top("c") == 2
+
+
 def test_the_round_that_stands_over_a_vote_that_is_passed_on_is_its_bearers_word(
     one: One, mail: Mail
 ) -> None:
@@ -343,8 +355,7 @@ def test_a_peer_whose_connection_fails_is_gone_until_it_greets(
     """Why is told, and kept for the case that too few are left."""
     said: list[str] = []
     monkeypatch.setattr(mail._progress, "say", said.append)
-    error = PeerKeyMismatch("it shows another key\n  than the agreement", "use one file")
-    mail.handle(Failed("b", error))
+    mail.handle(Failed("b", error := PeerKeyMismatch("it shows another key\n  now", "use one")))
     assert mail.membership.gone == {"b": "it shows another key"}
     assert mail.membership.failures == {"b": error}
     assert said == ["b: it shows another key; going on without it if the others agree"]
@@ -367,11 +378,7 @@ def test_where_an_input_is_missing_and_nobody_owes_it_mail_is_taken_all_the_same
     mail.note_own(released(one))
     taken: list[list[str]] = []
     made, _ = agreeing(one, mail, waits=3)
-
-    def take(missing: list[str], what: str, silent: dict[str, float]) -> None:
-        taken.append(missing)
-
-    monkeypatch.setattr(made.waiting, "take", take)
+    monkeypatch.setattr(made.waiting, "take", lambda missing, *rest: taken.append(missing))
     with pytest.raises(Stop):
         made.agree(1, UPDATE)
     assert taken == [["b", "c"]] * 3

@@ -64,6 +64,16 @@ def test_the_vote_of_the_highest_view_is_the_one_that_counts(one: One) -> None:
     assert decode_statement(body).cast == vote("a", 2, "ab")
 
 
+def test_with_a_statement_goes_what_made_the_view_of_the_vote_in_it(one: One) -> None:
+    one.membership.consider({"c"})
+    one.hears(word("b", 1, "ab"))
+    one.votes(vote("a", 1, "ab"))
+    one.link.notes.clear()
+    one.membership.consider({"b"})
+    said = [decode_statement(body) for _, body in one.link.said("view")]
+    assert [(it.party, it.view) for it in said] == [("a", 1), ("b", 1), ("a", 2)]
+
+
 def test_too_few_sign_nothing(one: One) -> None:
     assert not one.membership.consider({"b", "c"})
     assert one.link.notes == []

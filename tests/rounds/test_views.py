@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from splitfed.rounds.views import HIGHEST, LEAP, MOST_ALONE, Statement, View, Views, demand_of
-from splitfed.rounds.vote import encode_vote, make_vote
+from splitfed.rounds.views import (
+    HIGHEST,
+    LEAP,
+    MOST_ALONE,
+    Statement,
+    View,
+    Views,
+    demand_of,
+    follows,
+)
+from splitfed.rounds.vote import decode_vote, encode_vote, make_vote
 
 RUN = b"r" * 32
 
@@ -290,6 +299,20 @@ def test_votes_of_one_view_that_contradict_each_other_settle_nothing() -> None:
     demand = demand_of(view, 1)
     assert not demand.settled
     assert demand.parties == ("a", "b")
+
+
+def test_a_vote_follows_from_what_its_view_settles() -> None:
+    view = view_of(word("b", 1, "bc", cast=vote("b", 0, "abc")), word("c", 1, "bc"))
+    for party, inputs, face, does in (
+        ("c", "abc", 0, True),
+        ("b", "abc", 0, True),
+        ("a", "abc", 0, False),
+        ("c", "bc", 0, False),
+        ("c", "abc", 1, False),
+    ):
+        assert follows(decode_vote(vote(party, 1, inputs, face=face)), view) is does
+    # In a later round of that view, on what its members release then.
+    assert follows(decode_vote(vote("c", 1, "bc", face=7, round=2)), view)
 
 
 def test_the_demand_does_not_depend_on_the_order_of_the_statements() -> None:

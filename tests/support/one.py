@@ -163,6 +163,22 @@ def vote(party: str, view: int, of: str, *, faces: Mapping[str, int] | None = No
     )
 
 
+def later_vote(party: str, view: int, of: str, round: int) -> Vote:
+    """On updates of another round than the first, of which there is but the digest."""
+    root = b"u" * 32
+    fields: dict[str, Any] = {"run": RUN, "round": round, "kind": UPDATE, "root": root}
+    return make_vote(
+        run=RUN,
+        view=view,
+        round=round,
+        party=party,
+        inputs=dict.fromkeys(of, root),
+        offers={name: SECRETS[name].sign(offer_message(party=name, **fields)) for name in of},
+        excluded={},
+        aggregate=b"g" * 32,
+    )
+
+
 def word(
     party: str,
     view: int,
