@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("silence")
 def test_whoever_vanishes_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
     town = town_of(tmp_path)
     dies_in(town, "c", 2)
-    begin(town)
+    begin(town, confirm_within=5.0)
     town.wait()
     assert isinstance(town.endings["c"], PowerCut)
     assert alike(ended(town, "ab"), after([1, 2, 3], *[[1, 2]] * 3))
