@@ -36,8 +36,8 @@ class Receipts:
         is kept already. Every release goes to every peer, so none is ever left out; what was
         refused unseen is kept too.
 
-        Among three or more, entries may be missing here: those of rounds that were closed without
-        one of the two.
+        Among three or more, entries may be missing here, or come late: those of rounds that were
+        closed without one of the two.
 
         Raises:
             ProtocolViolation: it goes back, jumps, or contradicts one that the party signed.
@@ -54,6 +54,9 @@ class Receipts:
             return
         last = self._folder.last_witnessed(entry.party)
         due = 1 if last is None else last.entry.number + 1
+        late = last is not None and self._dynamic and entry.round < last.entry.round
+        if late and entry.number < due:
+            return  # of a round that was closed without this party, and comes after a newer one
         if entry.number < due or (entry.number > due and not self._dynamic):
             raise ProtocolViolation(
                 f"shows entry {entry.number} of its ledger for round {entry.round} where entry "

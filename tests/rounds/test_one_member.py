@@ -361,6 +361,12 @@ def test_entries_may_be_missing_and_never_go_back(one: One) -> None:
         receipts.check(entry(number, round))
         receipts.keep(entry(number, round), stored=True)
     receipts.check(entry(6, 4))
+    for number in (2, 3):  # of rounds that were closed without a, and come late
+        receipts.check(entry(number, 2))
+        receipts.keep(entry(number, 2), stored=False)
+    newest = one.folder.last_witnessed("b")
+    assert newest is not None
+    assert newest.entry.number == 4
     for number, round, says in (
         (3, 4, "entry 3 of its ledger for round 4 where entry 5 is the next"),
         (5, 3, "shows round 3 as entry 5 of its ledger, after round 3"),
