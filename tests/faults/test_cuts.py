@@ -95,7 +95,8 @@ def test_cuts_of_every_kind_at_every_moment_lose_no_round_and_repeat_little(foun
     proxy.append(crossing.meet())
     crossing.finish()
     assert proxy[0].pending == 0
-    assert min(crossing.sessions()) >= 16
+    # Three in each round: both cuts of a transfer may fall into one session.
+    assert min(crossing.sessions()) >= 12
     assert 0 <= crossing.repeated() <= 16 * 2 * WINDOW
 
 
