@@ -23,6 +23,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import zmq
 
@@ -69,7 +70,7 @@ def party(task: dict[str, Any]) -> None:
         return events
 
     # The product has no counter of handshakes: this one is put around its monitor.
-    sockets.Monitor.drain = counted  # type: ignore[method-assign]
+    mock.patch.object(sockets.Monitor, "drain", counted).start()
     me, peer = task["me"], task["peer"]
     link, secret = joined(task)
 

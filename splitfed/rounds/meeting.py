@@ -169,8 +169,7 @@ class Meeting:
             check_own_past(peer, greeting, run=run, terms=self._terms, folder=self._folder)
 
     def _check_progress(self, peer: str, greeting: Greeting) -> None:
-        ended = self._folder.closed()
-        mine = 0 if ended is None else ended.round
+        mine = self._folder.last_closed
         if self.membership.dynamic:
             self.membership.claims.closed[peer] = greeting.closed_round
             if greeting.closed_round < mine or peer not in self.membership.views.current.members:

@@ -112,11 +112,6 @@ class Membership:
         kinds = plan(self._kinds, self._terms)
         return self._run, round, kinds[round - 1] if round <= len(kinds) else ""
 
-    @property
-    def _closed(self) -> int:
-        """Number of the last closed exchange. After the last one its book stays open."""
-        return 0 if (ended := self._folder.closed()) is None else ended.round
-
     # --- the open round ----------------------------------------------------------------
 
     def open(
@@ -332,7 +327,7 @@ class Membership:
                     "put the newest copy of the folder back, or start over on all sides",
                 )
             return
-        if not self._believing.now(word, self._book.round):
+        if not self._believing.now(word, open_round):
             self._believing.put_aside(word, event)
             return
         known = self.views.word(word.view, event.origin)
@@ -355,7 +350,8 @@ class Membership:
             held = self._book.ballots.get(cast.view, {}).get(event.origin, cast)
             if held != cast:
                 raise ProtocolViolation(f"cast two different votes for round {word.round}")
-        if word.round <= self._closed and event.peer == event.origin:
+        # After the last round its book stays open: the folder knows that it is closed.
+        if word.round <= self._folder.last_closed and event.peer == event.origin:
             self.serve(event.origin)
 
     def contradicted(self, own: Vote) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ the digest that was voted for says whether it came out the same.
 from __future__ import annotations
 
 from splitfed.rounds.outcome import aggregated
-from splitfed.rounds.recovery import fused_digest
+from splitfed.rounds.recovery import blobs_of, fused_digest
 from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.vote import decode_vote
 from splitfed.store import RunFolder
@@ -57,7 +57,7 @@ def _admitted(folder: RunFolder, terms: Terms, round: int, kind: str) -> dict[st
     for party, root in vote.inputs:
         if party in dict(vote.excluded):
             continue
-        payload = (folder.outbox if party == folder.party else folder.inbox).get(root)
+        payload = blobs_of(folder, party).get(root)
         if payload is None:
             return None
         found[party] = unpack(payload, terms.specs(kind, party))

@@ -54,8 +54,7 @@ class Receipts:
             return
         last = self._folder.last_witnessed(entry.party)
         due = 1 if last is None else last.entry.number + 1
-        late = last is not None and self._dynamic and entry.round < last.entry.round
-        if late and entry.number < due:
+        if self._dynamic and entry.number < due and last and entry.round < last.entry.round:
             return  # of a round that was closed without this party, and comes after a newer one
         if entry.number < due or (entry.number > due and not self._dynamic):
             raise ProtocolViolation(

@@ -13,7 +13,7 @@ from splitfed.rounds.gates import Admission, Release, Signer, admit, refused, re
 from splitfed.rounds.receipts import receipted
 from splitfed.rounds.terms import Terms
 from splitfed.signatures import by_revoked
-from splitfed.store import Checkpoint, RunFolder, release_id
+from splitfed.store import BlobReader, Checkpoint, RunFolder, release_id
 from splitfed.tensors import Tensors, unpack
 from splitfed.transport.events import Greeting, Offer, vote_message
 
@@ -132,6 +132,11 @@ def recalled(
             yield refused(offer, row.reason)
 
 
+def blobs_of(folder: RunFolder, party: str) -> BlobReader:
+    """Where the payloads of ``party`` lie."""
+    return folder.outbox if party == folder.party else folder.inbox
+
+
 def stored_update(folder: RunFolder, terms: Terms, kind: str, party: str, root: bytes) -> Tensors:
     """The values of an update of the open exchange, from the bytes that left or came.
 
@@ -139,10 +144,10 @@ def stored_update(folder: RunFolder, terms: Terms, kind: str, party: str, root: 
         FolderError: the file is gone.
         LedgerTampered: it was changed.
     """
-    own = party == folder.party
-    blobs = folder.outbox if own else folder.inbox
+    blobs = blobs_of(folder, party)
     payload = blobs.get(root)
     if payload is None:
+        own = party == folder.party
         raise FolderError(
             f"{blobs.folder / root.hex()} is gone",
             _NEVER_OTHERS if own else "run again: its party sends it once more",

@@ -278,8 +278,13 @@ class Views:
     def foreign(self) -> list[View]:
         """The views without this party by whose votes the open round or a later one may be
         closed."""
-        views = {**self.known, **({} if (left := self.without_me) is None else {left.number: left})}
-        return [view for view in views.values() if self._party not in view.members]
+        return [view for view in self._made_views.values() if self._party not in view.members]
+
+    @property
+    def _made_views(self) -> dict[int, View]:
+        """All that are known to be made, by number."""
+        left = self.without_me
+        return self.known if left is None else {**self.known, left.number: left}
 
     def hear(self, statement: Statement) -> Statement | None:
         """Note a statement whose signatures were verified. Views may be made by it.
@@ -307,7 +312,7 @@ class Views:
 
     def _make_room(self, party: str) -> None:
         """Keep the newest :data:`LEAP` statements of ``party`` for views that are not made."""
-        made = {*self.known, *(() if (left := self.without_me) is None else (left.number,))}
+        made = self._made_views
         spare = sorted(n for n, name in self._words if name == party and n not in made)
         for number in spare[:-LEAP]:
             word = self._words.pop((number, party))

@@ -88,7 +88,7 @@ class Waiting:
     def _reconsider(self, silent: Mapping[str, float], what: str) -> None:
         """Who is absent, and can the others go on without?"""
         membership = self.mail.membership
-        doublings = membership.pace.doublings(self.mail.book.round) if membership.dynamic else 0
+        doublings = membership.pace.doublings(self.mail.book.round)
         patience = self.patience * 2.0**doublings
         late = {p: s for p, s in silent.items() if patience and s > patience}
         if not membership.dynamic or self.mail.run is None:
@@ -204,8 +204,6 @@ class Waiting:
 
     def _tell_view(self) -> None:
         """Say who votes, when that has changed."""
-        if not self.mail.membership.dynamic:
-            return
         view, known = self.mail.membership.views.current, self._view
         self._view = view.number
         if known is None or known == view.number:

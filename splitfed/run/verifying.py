@@ -314,7 +314,8 @@ def _files(it: Checked) -> Iterator[str]:
                     yield f"{what}: {error.message}"
                     continue
                 it.files[name] += there
-                if not there and round >= _last_closed(view):
+                # As of now: a run that goes on prunes what comes before it.
+                if not there and round >= view.last_closed:
                     yield f"{what}: its file {facts.path}/{name}/{root.hex()} is missing"
             unnamed = len(blobs.roots() - set(named))
             if unnamed and facts.rows is not None:
@@ -322,12 +323,6 @@ def _files(it: Checked) -> Iterator[str]:
                     f"{name}: {unnamed} file{'s' * (unnamed > 1)} that no row names: left by a "
                     "crash before the row, or by a row that was removed"
                 )
-
-
-def _last_closed(view: FolderView) -> int:
-    """The last closed round as of now: a run that goes on prunes what comes before it."""
-    closed = view.closed()
-    return 0 if closed is None else closed.round
 
 
 def _stored(facts: Facts, row: InputRow) -> bool:

@@ -102,8 +102,8 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], Any]:
 
     with storage_errors(path), safe_open(str(path), framework="pt") as file:
         meta = json.loads((file.metadata() or {}).get(_META, "null"))
-        # What safe_open gives has keys(), and cannot be iterated over.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, meta  # noqa: SIM118
+        names = file.keys()  # what safe_open gives cannot be iterated over itself
+        return {name: file.get_tensor(name).clone() for name in names}, meta
 
 
 def specs_of(path: Path) -> Specs:
@@ -123,7 +123,8 @@ def specs_of(path: Path) -> Specs:
         if length > LARGEST_HEADER:
             raise ValueError(f"its header takes {length} bytes, more than {LARGEST_HEADER}")
         with safe_open(str(path), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - as above
+            names = file.keys()
+            for name in names:
                 part = file.get_slice(name)
                 kind, shape = part.get_dtype(), part.get_shape()
                 if kind not in _KINDS:

@@ -241,6 +241,11 @@ class FolderView:
         """The last closed round, or None."""
         return next(iter(self._closed("DESC LIMIT 1")), None)
 
+    @property
+    def last_closed(self) -> int:
+        """Number of the last closed round; 0 before the first."""
+        return 0 if (last := self.closed()) is None else last.round
+
     def all_closed(self) -> tuple[Closed, ...]:
         """Every closed round in order."""
         return self._closed("ASC")

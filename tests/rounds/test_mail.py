@@ -88,9 +88,7 @@ def test_a_vote_that_was_passed_on_counts_for_whoever_signed_it(one: One, mail: 
 
 def test_the_values_of_an_update_are_read_where_they_are_stored(one: One, mail: Mail) -> None:
     """So memory does not grow with the number of parties."""
-    mail.note_own(released(one))
-    for name in "bc":
-        mail.handle(Arrived(name, *arrival(name)))
+    all_arrived(one, mail)
     admitted = mail.book.admitted()
     assert list(admitted) == ["a", "b", "c"]
     assert all(verdict.tensors is None for verdict in mail.book.inputs.values())
@@ -124,6 +122,12 @@ def released(one: One) -> Outgoing:
     )
     one.folder.release(row, payload, manifest, debit=lambda: None, sign=lambda n, head: bytes(64))
     return Outgoing(offer, payload)
+
+
+def all_arrived(one: One, mail: Mail) -> None:
+    mail.note_own(released(one))
+    for name in "bc":
+        mail.handle(Arrived(name, *arrival(name)))
 
 
 def test_what_one_in_quarantine_sends_is_not_looked_at(one: One, mail: Mail) -> None:
@@ -309,9 +313,7 @@ def agreeing(one: One, mail: Mail, waits: int = 0) -> tuple[Agreeing, list[int]]
 
 
 def test_a_vote_is_durable_before_anybody_hears_of_it(one: One, mail: Mail) -> None:
-    mail.note_own(released(one))
-    for name in "bc":
-        mail.handle(Arrived(name, *arrival(name)))
+    all_arrived(one, mail)
     outcome, _, said = agreeing(one, mail)[0]._settle(1, UPDATE)
     assert outcome == "agreed"
     assert [name for name, _ in said.inputs] == ["a", "b", "c"]
@@ -322,9 +324,7 @@ def test_where_two_views_come_to_different_things_a_member_lied_and_it_ends_alon
     one: One, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every later view carries the votes of the earlier ones, unless somebody hid or forged one."""
-    mail.note_own(released(one))
-    for name in "bc":
-        mail.handle(Arrived(name, *arrival(name)))
+    all_arrived(one, mail)
     made, _ = agreeing(one, mail, waits=2)
     monkeypatch.setattr(made, "_judged", lambda kind: None)
     monkeypatch.setattr(mail.membership, "closing", lambda: vote("a", 0, "ab"))
@@ -336,9 +336,7 @@ def test_where_a_liar_cannot_be_left_out_it_ends_alone(
     one: One, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the round would be voted on again and again, each time with the liar."""
-    mail.note_own(released(one))
-    for name in "bc":
-        mail.handle(Arrived(name, *arrival(name)))
+    all_arrived(one, mail)
     made, _ = agreeing(one, mail, waits=2)
     blamed: list[tuple[str, str]] = []
     monkeypatch.setattr(made, "_judged", lambda kind: None)

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from splitfed.errors import FolderDiverged, ProtocolViolation
-from splitfed.rounds.membership import Membership
 from splitfed.rounds.pace import QUICK, Pace
 from splitfed.rounds.place import Place
 from splitfed.rounds.receipts import Receipts
@@ -319,19 +318,11 @@ def test_after_a_restart_what_a_key_signed_that_was_revoked_since_makes_no_view(
     old = {"b": (SECRETS["b"].signing_public,)}
     keys = {**TERMS.signing_keys, "b": make_secret().signing_public}
     now = dataclasses.replace(TERMS, signing_keys=keys)
-    link: Any = one.link
     for terms, number in (
         (dataclasses.replace(now, retired_keys=old), 1),
         (dataclasses.replace(now, revoked_keys=old), 0),
     ):
-        made = Membership(
-            terms=terms,
-            party="a",
-            folder=one.folder,
-            link=link,
-            entrance=one.entrance,
-            signer=SECRETS["a"],
-        )
+        made = one.member(terms)
         assert (made.views.current.number, made.views.signed) == (number, 1)
 
 

@@ -44,6 +44,19 @@ def again(town: Town, *names: str, **engine: Any) -> None:
     begin(town, *names, **engine)
 
 
+def stops_in(town: Town, names: str, round: int) -> None:
+    """All run until these parties would begin to train ``round``."""
+
+    def stop(now: int) -> None:
+        if now == round:
+            raise PowerCut
+
+    for name in names:
+        town.learners[name].crash = stop
+    begin(town)
+    town.wait()
+
+
 def closed(town: Town, name: str) -> int:
     with RunFolder.read_only(town.folders[name]) as folder:
         last = folder.closed()
@@ -70,14 +83,7 @@ def test_new_keys_after_a_view_was_made_harm_nobody(tmp_path: Path, owner: str, 
     town = town_of(tmp_path, rounds=8)
     dies_in(town, "c", 2)
 
-    def stop(round: int) -> None:
-        if round == 4:
-            raise PowerCut
-
-    for name in "ab":
-        town.learners[name].crash = stop
-    begin(town)
-    town.wait()
+    stops_in(town, "ab", 4)
     replace_keys(town, owner, lost=lost)
     DEAD.clear()
     again(town, *"abc")
@@ -294,14 +300,7 @@ def test_a_party_with_an_old_agreement_is_told_and_may_come_back_with_the_right_
     """It is not taken for one that the others have left: that would be for good."""
     town = Misled(tmp_path, list("abc"), {"rounds": 6}, clock=swift)
 
-    def stop(round: int) -> None:
-        if round == 3:
-            raise PowerCut
-
-    for name in "abc":
-        town.learners[name].crash = stop
-    begin(town)
-    town.wait()
+    stops_in(town, "abc", 3)
     again(town, "a", "b")
     town.old = True
     again(town, "c")

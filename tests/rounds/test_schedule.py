@@ -10,7 +10,7 @@ from splitfed.rounds.schedule import expected, following, plan, trained
 from tests.rounds.test_gates import TERMS
 from tests.support.members import outputs_fusion
 
-U, O = "update", "outputs"  # noqa: E741 - the letter reads as the picture it makes
+U, F = "update", "outputs"  # an update, a fusion
 
 
 def terms(rounds: int, fusion: bool = True, every: int | None = None):
@@ -22,11 +22,11 @@ def terms(rounds: int, fusion: bool = True, every: int | None = None):
     ("rounds", "fusion", "every", "wanted"),
     [
         (3, False, None, [U, U, U]),
-        (3, True, None, [U, U, U, O]),
-        (4, True, 2, [U, U, O, U, U, O]),
-        (5, True, 2, [U, U, O, U, U, O, U, O]),
-        (3, True, 1, [U, O, U, O, U, O]),
-        (2, True, 9, [U, U, O]),
+        (3, True, None, [U, U, U, F]),
+        (4, True, 2, [U, U, F, U, U, F]),
+        (5, True, 2, [U, U, F, U, U, F, U, F]),
+        (3, True, 1, [U, F, U, F, U, F]),
+        (2, True, 9, [U, U, F]),
     ],
 )
 def test_fusion_comes_after_the_agreed_rounds_and_after_the_last(rounds, fusion, every, wanted):
@@ -36,15 +36,15 @@ def test_fusion_comes_after_the_agreed_rounds_and_after_the_last(rounds, fusion,
 def test_two_exchanges_are_open_and_none_after_the_last():
     both = terms(2)
     assert expected((), both) == {1: U, 2: U}
-    assert expected((U,), both) == {2: U, 3: O}
-    assert expected((U, U), both) == {3: O}
-    assert expected((U, U, O), both) == {}
-    assert following((U, U, O), both) is None
+    assert expected((U,), both) == {2: U, 3: F}
+    assert expected((U, U), both) == {3: F}
+    assert expected((U, U, F), both) == {}
+    assert following((U, U, F), both) is None
 
 
 def test_rounds_that_were_added_come_after_the_fusion_that_took_place():
-    assert list(plan((U, U, O), terms(3))) == [U, U, O, U, O]
-    assert trained((U, U, O, U)) == 3
+    assert list(plan((U, U, F), terms(3))) == [U, U, F, U, F]
+    assert trained((U, U, F, U)) == 3
 
 
 @pytest.mark.parametrize("every", [None, 1, 2, 3])

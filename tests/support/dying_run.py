@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from unittest import mock
 
 from splitfed.cli import main
 from splitfed.store import Disk
@@ -22,5 +23,5 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
         rename(self, source, target)
 
-    Disk.rename = dying  # type: ignore[method-assign]
-    main()
+    with mock.patch.object(Disk, "rename", dying):
+        main()

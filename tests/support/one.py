@@ -12,7 +12,7 @@ from splitfed.rounds.book import Book
 from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Admission, admit
 from splitfed.rounds.membership import Membership
-from splitfed.rounds.terms import UPDATE
+from splitfed.rounds.terms import UPDATE, Terms
 from splitfed.rounds.views import Statement
 from splitfed.rounds.vote import Vote, encode_vote, make_vote
 from splitfed.store import Checkpoint, RunFolder
@@ -84,17 +84,21 @@ class One:
         if self.folder.run is None:
             self.folder.fix_run(RUN, {name: name.encode() * 16 for name in "bc"})
         self.link, self.entrance = Ear(self.folder), Entrance(TERMS)
+        self.membership = self.member(TERMS)
+        self.book = Book(round=round)
+        self.membership.open(self.book, (UPDATE,) * (round - 1), RUN, INITIAL)
+
+    def member(self, terms: Terms) -> Membership:
+        """As a makes it at its start, with these terms."""
         link: Any = self.link
-        self.membership = Membership(
-            terms=TERMS,
+        return Membership(
+            terms=terms,
             party="a",
             folder=self.folder,
             link=link,
             entrance=self.entrance,
             signer=SECRETS["a"],
         )
-        self.book = Book(round=round)
-        self.membership.open(self.book, (UPDATE,) * (round - 1), RUN, INITIAL)
 
     def hears(self, said: Statement, *, of: str = "", peer: str = "") -> None:
         self.membership.noted(noted("view", msgspec.msgpack.encode(said), of or said.party, peer))

@@ -11,8 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from splitfed.progress import Silent
+from splitfed.rounds.book import Book
+from splitfed.rounds.pace import Pace
 from splitfed.rounds.spending import Unaccounted
 from splitfed.rounds.telling import Telling
+from splitfed.rounds.views import Views
 from splitfed.rounds.waiting import Waiting
 from splitfed.store import RunFolder
 from splitfed.transport.events import Event, PeerView, Status
@@ -66,7 +69,10 @@ class Bench:
                 peers=("bob",),
                 left={},
                 run=None,
-                membership=SimpleNamespace(dynamic=False),
+                book=Book(round=1),
+                membership=SimpleNamespace(
+                    dynamic=False, pace=Pace(self.clock), views=Views(("alice", "bob"), "alice", 2)
+                ),
             ),
             folder=self.folder, rejected=[], patience=patience, on_absent=on_absent,
             clock=self.clock, telling=self.telling,

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-torch.set_num_threads(1)
+from splitfed.sharing import shared_tensors
+from splitfed.tensors import digest
+from splitfed.training import Trainer
+from tests.support.training import tiny_trainer
 
-from splitfed.sharing import shared_tensors  # noqa: E402 - found by the path set above
-from splitfed.tensors import digest  # noqa: E402
-from splitfed.training import Trainer  # noqa: E402
-from tests.support.training import tiny_trainer  # noqa: E402
+torch.set_num_threads(1)
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,23 +10,23 @@ import torch
 from splitfed.errors import FolderError
 from splitfed.tensors import digest
 from tests.support.training import tiny_trainer
+from tests.training import resume_process as script
 
-SCRIPT = Path(__file__).with_name("resume_process.py")
+ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, first: int, past: int) -> str:
-    command = [sys.executable, str(SCRIPT), str(folder), str(first), str(past)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    module = "tests.training.resume_process"
+    command = [sys.executable, "-m", module, str(folder), str(first), str(past)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_a_round_after_a_restart_is_the_undisturbed_round_to_the_last_bit(tmp_path: Path) -> None:
     """Rounds 1-2 in this process and 3 in another give the bytes of 1-3 in this one."""
-    spec = importlib.util.spec_from_file_location("resume_process", SCRIPT)
-    assert spec is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     script.main(tmp_path, range(1, 3))
     resumed = run(tmp_path, 3, 4)
     undisturbed = ""

@@ -16,7 +16,6 @@ from splitfed.transport.events import (
 )
 from splitfed.transport.frames import Header, NoteBody, Type, decode_body, encode_body
 from splitfed.transport.notes import MAX_NOTES, REMEMBERED, Notes, sound
-from splitfed.transport.offers import Verify
 from tests.support.talk import (
     joined,
     outgoing,
@@ -24,7 +23,7 @@ from tests.support.talk import (
     sign,
     signed_note,
     signed_vote,
-    verify,
+    with_past,
 )
 
 WORD = signed_note("carol", "view", b"carol's word")
@@ -134,15 +133,6 @@ def test_what_its_origin_did_not_sign_is_a_violation_of_the_sender(note: NoteBod
     assert isinstance(failed.error, ProtocolViolation)
     assert "with a bad signature" in failed.error.message
     assert not alice.of(Noted)
-
-
-def with_past(truth: bool | None) -> Verify:
-    """``truth`` of every signature that a present key did not make, where past ones count."""
-
-    def verified(party: str, message: bytes, signature: bytes, past: bool = False) -> bool | None:
-        return verify(party, message, signature) or (truth if past else False)
-
-    return verified
 
 
 def test_a_key_that_was_handed_over_counts_for_what_others_pass_on_alone() -> None:

@@ -20,7 +20,7 @@ from tests.support.talk import (
     replace,
     signed,
     signed_vote,
-    verify,
+    with_past,
 )
 
 BIG = 12 * CHUNK + 5
@@ -256,11 +256,8 @@ def test_an_offer_of_another_party_takes_nothing_from_the_peers_own() -> None:
 def test_past_keys_count_for_what_is_passed_on_alone(part: str, truth: bool | None) -> None:
     """One that was handed over as the present one; what a revoked one signed is not taken."""
 
-    def past_too(party: str, message: bytes, signature: bytes, past: bool = False) -> bool | None:
-        return verify(party, message, signature) or (truth if past else False)
-
     old = {part: bytes(64)}
-    net, alice, bob, line = eager(verify=past_too)
+    net, alice, bob, line = eager(verify=with_past(truth))
     bob.talk.pass_on(replace(CAROLS.offer, **old), CAROLS.payload)
     net.pump()
     assert arrived(alice) == ([CAROLS.payload] if truth else [])
