@@ -6,15 +6,16 @@ The wait is the engine's own; the link before it is one whose hours take no time
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from splitfed.errors import LinkDown, PeerUnreachable
+from splitfed.rounds.book import Book
 from splitfed.rounds.quiet import ASLEEP
 from splitfed.rounds.waiting import Waiting
 from splitfed.transport.events import Event, Noticed, PeerView, Status
+from tests.support.waits import unchanging
 
 PATIENCE = 100.0
 
@@ -31,7 +32,7 @@ class Hours:
     peers = ("b", "c")
     number = 3
     run = None
-    membership = SimpleNamespace(dynamic=False)
+    book = Book(round=3)
 
     def __init__(self, look: Callable[[Hours], Event | None]) -> None:
         self.now = 1000.0
@@ -39,6 +40,7 @@ class Hours:
         self.moved = dict.fromkeys(self.peers, 0)
         self.changed: float | None = None
         self.left: dict[str, Any] = {}
+        self.membership = unchanging("a", *self.peers, clock=lambda: self.now)
 
     def next(self, timeout: float) -> Event | None:
         self.now += timeout

@@ -26,6 +26,12 @@ LOOK = 1.0
 """Seconds that one look for an event takes."""
 
 
+def unchanging(*parties: str, clock: Callable[[], float]) -> SimpleNamespace:
+    """The membership of the first of these parties, in which nobody is ever left out."""
+    views = Views(parties, parties[0], len(parties))
+    return SimpleNamespace(dynamic=False, pace=Pace(clock), views=views)
+
+
 class Bench:
     """Alice, who waits for Bob's update, with all that she tells of it.
 
@@ -70,9 +76,7 @@ class Bench:
                 left={},
                 run=None,
                 book=Book(round=1),
-                membership=SimpleNamespace(
-                    dynamic=False, pace=Pace(self.clock), views=Views(("alice", "bob"), "alice", 2)
-                ),
+                membership=unchanging("alice", "bob", clock=self.clock),
             ),
             folder=self.folder, rejected=[], patience=patience, on_absent=on_absent,
             clock=self.clock, telling=self.telling,
