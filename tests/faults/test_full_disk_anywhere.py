@@ -38,21 +38,23 @@ class Filling(FullDisk, QuickDisk):
 
 
 class TooSmall(Filling):
-    """Has space for everything but one file, after ``before`` others.
+    """Has space for everything but one file, the first time it is written.
 
     Attributes:
-        file: where that file was to be; None: so many were never written.
+        path: where that file is to be, from the run folder on; None: there is space for all.
+        written: what was written, or begun, so far.
     """
 
-    def __init__(self, before: int) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         super().__init__(None)
-        self.before = before
-        self.file: Path | None = None
+        self.path = path
+        self.written: list[Path] = []
 
     def write_file(self, path: Path, parts: Iterable[Bytes]) -> None:
-        if self.before == 0:
-            self.left, self.file = 0, path
-        self.before -= 1
+        here = path.relative_to(path.parent.parent)
+        if here == self.path and here not in self.written:
+            self.left = 0
+        self.written.append(here)
         try:
             super().write_file(path, parts)
         finally:
@@ -99,15 +101,17 @@ def test_a_full_disk_at_any_durable_point_is_named_and_loses_nothing(
 def test_a_disk_too_full_for_one_file_is_named_though_all_after_it_would_fit(
     tmp_path: Path, victim: str
 ) -> None:
-    calm, wrong = undisturbed(tmp_path / "calm", **CHANGES), []
-    refused: list[str] = []
-    for before in itertools.count():
-        disk = TooSmall(before)
-        found = filled(tmp_path / str(before), victim, disk, calm)
-        wrong += [f"no space for {disk.file} after {before} files: {fault}" for fault in found]
-        if disk.file is None or len(wrong) > ENOUGH:
+    # Each file by its name, and not by how many came before it: which of two payloads is
+    # written first, the own one or the peer's, is never the same.
+    calm, roomy = undisturbed(tmp_path / "calm", **CHANGES), TooSmall()
+    wrong = filled(tmp_path / "roomy", victim, roomy, calm)
+    for number, file in enumerate(roomy.written):
+        disk = TooSmall(file)
+        found = filled(tmp_path / str(number), victim, disk, calm)
+        found += ["was never full"] * (not disk.refused)
+        wrong += [f"no space for {file}: {fault}" for fault in found]
+        if len(wrong) > ENOUGH:
             break
-        refused.append(disk.file.parent.name)
     assert not wrong, "\n".join(wrong)
-    assert set(refused) == set(MODELLED)
-    assert len(refused) >= 8, "in each round an update of either party and two checkpoints"
+    assert {file.parent.name for file in roomy.written} == set(MODELLED)
+    assert len(roomy.written) >= 8, "in each round an update of either party and two checkpoints"
