@@ -57,6 +57,33 @@ class Predictions:
                 return mine > its
         return self.loss is not None and (other.loss is None or self.loss < other.loss)
 
+    def clearly_better_than(self, other: Predictions) -> bool:
+        """Better by more than one standard error, on the same N images with labels: less than that
+        a choice between two models does not rest on (the "1 SE rule" of Breiman et al.,
+        *Classification and Regression Trees*, 1984, section 3.4).
+
+        For each image d is how much more wrong ``other`` is: a wrong answer, or the squared error
+        of a regression. If the two were equally good, the sum of all d would have the variance
+        Σd² (where answers are right or wrong, the number of images that only one of the two has
+        right: McNemar 1947). Clearly better is Σd > √(Σd²).
+        """
+        if self.correct is not None and other.correct is not None:
+            better = self.correct.to(torch.float64) - other.correct.to(torch.float64)
+        else:
+            mine, its = self._errors(), other._errors()
+            if mine is None or its is None or not torch.isfinite(mine).all():
+                return False
+            if not torch.isfinite(its).all():
+                return True
+            better = its - mine
+        return bool(better.sum() > better.square().sum().sqrt())
+
+    def _errors(self) -> Tensor | None:
+        """[N] float64: the squared error of each image of a regression; None for others."""
+        if self.values is None or self.labels is None:
+            return None
+        return (self.values - self.labels).square().reshape(len(self), -1).mean(dim=1)
+
 
 def predict(
     model: nn.Module,

@@ -86,8 +86,9 @@ def ending(report: Report) -> str:
 def _saved(report: Report) -> str:
     if report.kept == "local_only":
         return (
-            "The model that was saved is the one trained alone: it was the better one on this "
-            "party's own validation images, whatever the test images say."
+            "The model that was saved is the one trained alone: on this party's own validation "
+            "images no other was better by more than one standard error, whatever the test images "
+            "say."
         )
     if report.kept == "partial" and report.evaluation.fused is not None:
         return (

@@ -245,25 +245,26 @@ class LocalLearner(Comparison):
         return self._accuracy(self.model)
 
     def personal(self) -> tuple[str, nn.Module]:
-        """The model to keep: the better branch on the own validation images, so that taking
-        part never leaves a party with a worse model than its own (on those images). Better is
-        who is right more often, and among equals who has the lower loss; still equal ones, or
-        no validation images, give "partial" before "local_only" before "fused".
+        """The model to keep. The one trained alone, which nobody else had a hand in, gives way only
+        to one that is clearly better on the own validation images
+        (:meth:`~splitfed.evaluation.Predictions.clearly_better_than`): the better of the two that
+        federating made. Without such images it is "partial".
 
         Returns:
             "partial", "local_only" or "fused", and that model.
         """
-        best, model = "partial", self.model
-        found = self.predict(model, self.data.validation)
-        for name, other in (("local_only", self.baseline), ("fused", self.fused)):
-            its = self.predict(other, self.data.validation)
-            if other is not None and its is not None and found and its.better_than(found):
-                best, model, found = name, other, its
-        return best, model
+        chosen = "partial" if self.data.validation is None else self.federated_choice()
+        model = self.fused if chosen == "fused" and self.fused is not None else self.model
+        if self.baseline is not None and self.data.validation is not None:
+            its, alone = (self.predict(m, self.data.validation) for m in (model, self.baseline))
+            if its is not None and alone is not None and not its.clearly_better_than(alone):
+                return "local_only", self.baseline
+        return chosen, model
 
     def federated_choice(self) -> str:
-        """Which of the models that federating made is better on the own validation images:
-        "fused", or "partial" where it is not, or where there are no such images."""
+        """Which of the models that federating made is better on the own validation images, by
+        accuracy and among equals by loss: "fused", or "partial" where it is not. "fused" too
+        where there are no such images."""
         fused = self.predict(self.fused, self.data.validation)
         own = self.predict(self.model, self.data.validation)
         if fused is None:

@@ -197,7 +197,7 @@ def live(
         save_model(folder, agreed, settings, learner, split, report)
         if report["kept"] == "local_only":
             progress.say(
-                "kept the model trained alone: no other is better on the own validation images"
+                "kept the model trained alone: no other is clearly better on own validation images"
             )
         if page:
             write_report(folder.path, report)

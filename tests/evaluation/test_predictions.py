@@ -6,7 +6,7 @@ from torch import nn
 
 from splitfed.data import ImageSet
 from splitfed.errors import DataError, ModelError
-from splitfed.evaluation import predict, score
+from splitfed.evaluation import Predictions, predict, score
 
 
 class Fixed(nn.Module):
@@ -121,3 +121,59 @@ def test_no_images_is_a_data_error() -> None:
 
     with pytest.raises(DataError, match="no images"):
         predict(Fixed(), Empty())
+
+
+# --- better, and clearly better --------------------------------------------------------------
+
+
+def answering(right: list[bool]) -> Predictions:
+    """A classification of class 1 or not, right where asked."""
+    labels = torch.ones(len(right), dtype=torch.int64)
+    ones = torch.tensor(right, dtype=torch.float64)
+    return Predictions(
+        probabilities=torch.stack([1 - ones, ones], dim=1), values=None, labels=labels, loss=0.5
+    )
+
+
+def guessing(values: list[float], labels: list[float]) -> Predictions:
+    """A regression."""
+    found, wanted = (torch.tensor(row, dtype=torch.float64) for row in (values, labels))
+    return Predictions(probabilities=None, values=found, labels=wanted, loss=None)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "clear"),
+    [(0, 0, False), (1, 0, False), (2, 0, True), (3, 1, False), (4, 1, True), (1, 4, False),
+     (10, 6, False), (11, 6, True)],
+)  # fmt: skip
+def test_clearly_better_is_more_than_one_standard_error_of_the_pairs(
+    gained: int, lost: int, clear: bool
+) -> None:
+    mine = answering([True] * gained + [False] * lost + [True, False] * 20)
+    other = answering([False] * gained + [True] * lost + [True, False] * 20)
+    assert mine.clearly_better_than(other) is clear
+    assert not (clear and other.clearly_better_than(mine))
+
+
+def test_a_regression_is_clearly_better_by_its_squared_errors() -> None:
+    labels = [0.0, 1.0, 2.0, 3.0]
+    exact, off = guessing(labels, labels), guessing([1.0, 2.0, 3.0, 4.0], labels)
+    once = guessing([1.0, 1.0, 2.0, 3.0], labels)
+    assert exact.clearly_better_than(off)  # by 4, the standard error is 2
+    assert not exact.clearly_better_than(once)  # by 1, the standard error is 1
+    assert not off.clearly_better_than(exact)
+
+
+def test_what_is_not_finite_is_never_clearly_better() -> None:
+    labels = [0.0, 1.0, 2.0, 3.0]
+    off, broken = guessing([9.0] * 4, labels), guessing([float("nan"), 1.0, 2.0, 3.0], labels)
+    assert off.clearly_better_than(broken)
+    assert not broken.clearly_better_than(off)
+    assert not broken.clearly_better_than(broken)
+
+
+def test_without_labels_nothing_is_clearly_better() -> None:
+    blind = Predictions(
+        probabilities=torch.eye(2, dtype=torch.float64), values=None, labels=None, loss=None
+    )
+    assert not blind.clearly_better_than(blind)
