@@ -12,7 +12,9 @@ Every seed draws other digits, other initial values and other batches. For each 
 
 Attacks are those of ``splitfed simulate --attack``, by the second party, which keeps to the
 protocol and the bound. Of a backdoor is told how often a digit that is no 0 is called 0 once it has
-the trigger, by the model trained alone, by the federated one, and by the one that is kept.
+the trigger, by the model trained alone, by the federated one, and by the one that is kept; and in
+how many runs the kept one does so more often than the one trained alone by over 5 points. "Worse"
+counts the kept models that are over half a point less accurate than the one trained alone.
 """
 
 from __future__ import annotations
@@ -40,10 +42,12 @@ NAMES = ("hospital-a", "hospital-b")
 SKEW, ROUNDS = 0.95, 10
 TRAIN, VALIDATION, TEST = 200, 300, 1500
 TRAINING: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "batch_size": 20, "epochs": 2}
+HARM, SUCCESS = 0.005, 0.05
+"""Of accuracy lost and of a backdoor's success more, what is still within the target."""
 ATTACKS = ("none", "sign-flip", "noise", "label-flip", "inner-product", "backdoor")
 COLUMNS = (
     "partner", "runs", "alarms", "left", "alone", "federated", "kept", "gain kept", "worst kept",
-    "backdoor alone", "backdoor federated", "backdoor kept",
+    "worse", "backdoor alone", "backdoor federated", "backdoor kept", "above",
 )  # fmt: skip
 
 
@@ -152,6 +156,7 @@ def row_of(attack: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     alone, federated, kept = ([row[key] for row in rows] for key in ("alone", "federated", "kept"))
     gain = sum(federated) - sum(alone)
     marked = [row["backdoor"] for row in rows if row.get("backdoor", [None])[0] is not None]
+    less = [k - a for k, a in zip(kept, alone, strict=True)]
     return [
         attack,
         str(len({row["seed"] for row in rows})),
@@ -159,9 +164,10 @@ def row_of(attack: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         str(sum(row["left"] for row in rows)),
         *(f"{100 * fmean(values):.2f}" for values in (alone, federated, kept)),
         f"{100 * (sum(kept) - sum(alone)) / gain:.0f} %" if gain > 0 else "-",
-        f"{100 * min(k - a for k, a in zip(kept, alone, strict=True)):+.2f}",
+        f"{100 * min(less):+.2f}",
+        str(sum(difference < -HARM for difference in less)),
         *(f"{100 * fmean(column):.1f}" for column in zip(*marked, strict=True)),
-        *(() if marked else ("-", "-", "-")),
+        *((str(sum(its - own > SUCCESS for own, _, its in marked)),) if marked else "-" * 4),
     ]
 
 

@@ -128,9 +128,11 @@ def promises(reports: Mapping[str, Report]) -> list[str]:
     if len(unjudged) < len(joined):
         lines.append(
             "A fused model replaces the party's own only where it is better on the party's own "
-            "validation images. The promise “not worse” is about those images and no others: on "
-            "the test images, and on new patients, the kept model can still be worse. What was "
-            "measured on the test images is under “How the models compare”."
+            "validation images; and either replaces the model trained alone, if there is one, only "
+            "where it is better there by more than one standard error. The promise “not worse” is "
+            "about those images and no others: on the test images, and on new patients, the kept "
+            "model can still be worse. What was measured on the test images is under “How the "
+            "models compare”."
         )
     if unjudged:
         lines.append(
