@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,9 +88,7 @@ def _table(it: Checked) -> list[tuple[str, str]]:
     rows += [
         (f"acknowledged by {peer}", _ranges(held)) for peer, held in row["acknowledged"].items()
     ]
-    for gap in row["unacknowledged"]:
-        where = f"row {gap['row']} (round {gap['round']}, {gap['kind']})"
-        rows.append(("unacknowledged", f"{where} by {', '.join(gap['peers'])}"))
+    rows += [("unacknowledged", text) for text in _gaps(row["unacknowledged"])]
     rows += [(f"entries kept of {peer}", _ranges(held)) for peer, held in row["witnessed"].items()]
     rows.append(("files whole", ", ".join(f"{n} in {name}" for name, n in it.files.items())))
     if it.debits is not None:
@@ -98,6 +96,20 @@ def _table(it: Checked) -> list[tuple[str, str]]:
     rows += [("note", note) for note in few(it.notes)]
     rows += [("FAULT", fault) for fault in it.faults]
     return [(name, printable(text)) for name, text in rows]
+
+
+def _gaps(unacknowledged: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """By whom which rows are not acknowledged: a line for all rows of the same peers."""
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for gap in unacknowledged:
+        alike.setdefault(", ".join(gap["peers"]), []).append(gap)
+    for peers, gaps in alike.items():
+        first, last = gaps[0], gaps[-1]
+        if first is last:
+            yield f"row {first['row']} (round {first['round']}, {first['kind']}) by {peers}"
+        else:
+            where = _ranges(gap["row"] for gap in gaps)
+            yield f"{where} (rounds {first['round']} to {last['round']}) by {peers}"
 
 
 def few(notes: Iterable[str]) -> Iterator[str]:

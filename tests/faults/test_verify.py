@@ -197,6 +197,8 @@ def test_a_receipt_that_was_dropped_is_missed_except_in_the_last_row(pair: Pair)
     assert "row 2 (round 2, update): no receipt of b, and only the last row may be" in fault
     (it,) = check_folders([pair.path / "a"])
     assert [(row.number, peers) for row, peers in it.unacknowledged] == [(2, ("b",)), (4, ("b",))]
+    told = answer_to("verify", pair.path / "a").out
+    assert "unacknowledged     rows 2, 4 (rounds 2 to 4) by b" in told
 
 
 @pytest.mark.parametrize("by", ["a", "b over another row", "nobody"])

@@ -111,6 +111,10 @@ def test_who_was_away_who_voted_and_who_was_shut_out_are_told() -> None:
     assert "None: no broken connection" not in text
 
 
+def test_a_missed_round_has_no_times_and_no_bytes() -> None:
+    assert "4missed––––––– 5missed" in Reader(pages()["away"]).text  # cells, without their borders
+
+
 @pytest.mark.parametrize("key", ["views", "quarantined"])
 def test_whatever_is_told_of_the_others_a_page_does_not_say_that_there_was_nothing(
     key: str,
