@@ -22,31 +22,25 @@ from splitfed.store import RunFolder
 from splitfed.transport.events import Outgoing
 from splitfed.transport.link import Link
 from tests.support.members import AddingLearner, Town, make_terms
+from tests.support.quick import DEAD, PowerCut, begin, dies_in, town_of, unhurried
 from tests.support.tampering import edit
 
 NAMES, ROUNDS = "abc", 8
-PATIENCE = 20.0
-"""Of the clock of :func:`swift`: one second."""
-
-
-class PowerCut(BaseException):
-    """The machine goes dark."""
-
-
-def swift() -> float:
-    return time.monotonic() * 20
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("original")
-    town = Town(path, list(NAMES), {"rounds": ROUNDS}, clock=swift)
-    back = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        unhurried(patch)
+        came_back(path)
+    return path
 
-    def dies(round: int) -> None:
-        if round == 2:
-            town.kill("c")
-            raise PowerCut
+
+def came_back(path: Path) -> None:
+    """The run that all tests look at."""
+    town = town_of(path, NAMES, ROUNDS)
+    back = threading.Event()
 
     def returns(round: int) -> None:
         if round == 6:
@@ -56,23 +50,22 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         """c is started again in round 4, and a trains round 6 once c does so too."""
         if round == 4:
             town.wait("c")
+            DEAD.discard("c")
             town.learners["c"] = AddingLearner(3.0)
             town.learners["c"].crash = returns
-            town.start("c", patience=4 * PATIENCE)
+            begin(town, "c")
         if round == 6:
             assert back.wait(30)
 
-    town.learners["c"].crash = dies
+    dies_in(town, "c", 2)
     town.learners["a"].crash = brings_back
-    for name in NAMES:
-        town.start(name, patience=4 * PATIENCE)
+    begin(town)
     town.wait("a", "b")
     town.wait("c")
     for name in NAMES:
         ending = town.endings[name]
         assert not isinstance(ending, BaseException), ending
         assert ending.outcome == "done"
-    return path
 
 
 @pytest.fixture
@@ -197,7 +190,8 @@ def test_an_update_that_was_passed_on_came_without_an_entry_and_is_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """c's update of round 2 reaches a alone, which passes it on to b; then c is gone."""
-    town = Town(tmp_path, list("abc"), {"rounds": 3}, clock=swift)
+    unhurried(monkeypatch)
+    town = town_of(tmp_path, NAMES, rounds=3)
     real = Link.offer
 
     def offer(self: Link, outgoing: Outgoing, to: Sequence[str] | None = None) -> None:
@@ -206,11 +200,11 @@ def test_an_update_that_was_passed_on_came_without_an_entry_and_is_no_fault(
         if last:
             until_there(tmp_path / "a")
             town.kill("c")
+            DEAD.add("c")
             raise PowerCut
 
     monkeypatch.setattr(Link, "offer", offer)
-    for name in NAMES:
-        town.start(name, patience=PATIENCE)
+    begin(town)
     town.wait()
     facts = read_facts(tmp_path / "b")
     assert ("c", 2) in [(row.party, row.round) for row in facts.inputs]

@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from splitfed.rounds.quiet import Quiet
 from splitfed.store import RunFolder
 from splitfed.tensors import digest
 from splitfed.transport.link import Link
@@ -15,6 +17,9 @@ from tests.support.members import INITIAL, Town
 
 PATIENCE = 60.0
 """Of the clock of :func:`swift`: three seconds, where it is waited out."""
+
+ENDLESS = 1000.0
+"""Of the same clock, longer than anybody's patience."""
 
 DEAD: set[str] = set()
 """Parties whose silence is as long as anybody's patience; that of no other party is."""
@@ -45,6 +50,12 @@ class Quick(Town):
 
 def town_of(path: Path, names: str = "abc", rounds: int = 4, **changes: Any) -> Quick:
     return Quick(path, list(names), {"rounds": rounds, **changes}, clock=swift)
+
+
+def unhurried(patch: pytest.MonkeyPatch) -> None:
+    """From now on only the dead are silent: no engine is taken for absent because it is slow."""
+    DEAD.clear()
+    patch.setattr(Quiet, "of", lambda quiet, peer, news: ENDLESS if peer in DEAD else 0.0)
 
 
 class PowerCut(BaseException):
