@@ -215,6 +215,17 @@ class Views:
             if name == party
         )
 
+    def left_out(self, round: int) -> set[str]:
+        """The other members of the present view without whom one of them wants to close
+        ``round``, by what it signed last."""
+        members, last = set(self.current.members), {}
+        for number, name in sorted(self._words):
+            word = self._words[number, name]
+            if number > self.current.number and word.round == round and name in members:
+                last[name] = word
+        last.pop(self._party, None)
+        return {name for word in last.values() for name in members - {*word.members, self._party}}
+
     @property
     def floor(self) -> int:
         """A statement for a lower view says nothing about the open round."""

@@ -66,15 +66,17 @@ class Waiting:
             PeerUnreachable: the same absence with ``on_absent = "wait"``.
             LinkDown: the link was closed by somebody else in this process.
         """
-        quiet = Quiet(self.clock)
+        quiet, lifeless = Quiet(self.clock), Quiet(self.clock)
         silent: dict[str, float] = {}
         self._reconsider({}, what)
         for peer in missing():
             quiet.of(peer, self._progress(peer))
+        self._without_life(lifeless)
         while waiting := missing():
             self.take(waiting, what, silent)
             quiet.look()
-            before, silent = silent, {}
+            lifeless.look()
+            before, silent = silent, self._without_life(lifeless)
             awaited = missing()
             quiet.only(awaited)
             for peer in awaited:
@@ -84,6 +86,13 @@ class Waiting:
                 if before.get(peer, 0.0) <= self.patience / 2 < silent[peer] <= self.patience:
                     self._warn(peer, silent[peer])
         self.telling.waited()
+
+    def _without_life(self, lifeless: Quiet) -> dict[str, float]:
+        """For how long there was no sign of life of those without whom another member wants to go
+        on: nothing of them may be awaited here, and it would wait for this party's signature."""
+        found = {peer: lifeless.of(peer, self._seen(peer)) for peer in self.mail.peers}
+        doubted = self.mail.membership.views.left_out(self.mail.book.round)
+        return {peer: found[peer] for peer in sorted(doubted & found.keys())}
 
     def _reconsider(self, silent: Mapping[str, float], what: str) -> None:
         """Who is absent, and can the others go on without?"""

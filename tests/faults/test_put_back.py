@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,13 @@ from splitfed.transport.events import Arrived, Greeting, Offer, Voted
 from splitfed.transport.frames import OfferBody, Type, decode_body, decode_header
 from splitfed.transport.memory import Recorded
 from tests.rounds.test_engine import Liar, PowerCut
+from tests.support.hostile import until
 from tests.support.members import INITIAL, AddingLearner, Town
-
-WITHIN = 30.0
 
 
 @pytest.fixture
 def town(tmp_path: Path) -> Town:
     return Town(tmp_path, ["a", "b"])
-
-
-def until(true: Callable[[], Any]) -> None:
-    end = time.monotonic() + WITHIN
-    while not true():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.01)
 
 
 def offers(town: Town, sender: str) -> list[Offer]:

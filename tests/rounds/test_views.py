@@ -176,6 +176,19 @@ def test_what_is_crowded_out_is_forgotten_whole() -> None:
     assert views.top("b") == LEAP + 3
 
 
+def test_without_whom_another_wants_to_go_on_is_known_by_what_it_signed_last() -> None:
+    assert heard("a").left_out(1) == set()
+    assert heard("a", word("b", 1, "ab")).left_out(1) == {"c"}
+    assert heard("a", word("b", 1, "ab")).left_out(2) == set()
+    assert heard("a", word("b", 1, "ab"), word("b", 2, "abc")).left_out(1) == set()
+    assert heard("a", word("b", 2, "ab"), word("b", 1, "abc")).left_out(1) == {"c"}
+    assert heard("a", word("a", 1, "ab")).left_out(1) == set()  # its own wish is no other's
+    assert heard("a", word("b", 1, "bc")).left_out(1) == set()  # nor is it absent itself
+    made = [word(name, 1, "ab") for name in "ab"]
+    assert heard("a", *made).left_out(1) == set()  # it is done
+    assert heard("a", *made, word("c", 2, "ac")).left_out(1) == set()  # c is no member
+
+
 def test_whoever_signed_above_the_present_view_was_heard_of_in_its_round() -> None:
     views = heard("a", *(word(p, 1, "ab") for p in "ab"), word("c", 2, "abc", round=4))
     assert views.heard_of("c", 4)

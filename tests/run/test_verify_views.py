@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from splitfed.run.results import standing_row, voids_in
 from splitfed.store import RunFolder
 from splitfed.transport.events import Outgoing
 from splitfed.transport.link import Link
+from tests.support.hostile import until
 from tests.support.members import AddingLearner, Town, make_terms
 from tests.support.quick import DEAD, PowerCut, begin, dies_in, town_of, unhurried
 from tests.support.tampering import edit
@@ -216,13 +216,12 @@ def test_an_update_that_was_passed_on_came_without_an_entry_and_is_no_fault(
 
 def until_there(path: Path) -> None:
     """c's update of round 2 is in this folder."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def came() -> bool:
         with RunFolder.read_only(path) as folder:
-            if any(row.party == "c" for row in folder.inputs(2)):
-                return
-        time.sleep(0.01)
-    raise AssertionError("it did not come")
+            return any(row.party == "c" for row in folder.inputs(2))
+
+    until(came, "the update of c")
 
 
 def test_the_report_tells_from_which_round_on_who_voted(three: Path) -> None:
