@@ -89,6 +89,7 @@ class Receiving:
         self._offered: dict[tuple[int, str], OfferKey] = {}
         self._transfers: dict[int, Offer] = {}
         self._unwanted: dict[int, Offer] = {}
+        self._turned_down: dict[OfferKey, int] = {}
         self._over: set[int] = set()
         self.resumes = 0
         self.duplicates = 0
@@ -117,6 +118,7 @@ class Receiving:
         """A session begins or ended: nothing is asked for, no transfer has a number."""
         self._transfers.clear()
         self._unwanted.clear()
+        self._turned_down.clear()
         self._over.clear()
         for assembly in self._assemblies.values():
             assembly.forget_asked()
@@ -131,6 +133,8 @@ class Receiving:
             self._offered.setdefault((offer.round, offer.kind), offer.key)
         for transfer in [t for t, o in self._unwanted.items() if o.key == offer.key]:
             self._transfers[transfer] = self._unwanted.pop(transfer)
+        if offer.key in self._turned_down:  # too late to be pulled, and here by another way
+            self._transfers[self._turned_down.pop(offer.key)] = offer
         replies.stored.extend(
             (transfer, offered, counter_signature)
             for transfer, offered in self._transfers.items()
@@ -160,6 +164,7 @@ class Receiving:
         self._arrived -= old
         self._stored = {key: sign for key, sign in self._stored.items() if key not in old}
         self._refused -= old
+        self._turned_down = {key: t for key, t in self._turned_down.items() if key not in old}
 
     def clear(self) -> None:
         """Give all memory back: nothing of this peer is wanted any more."""
@@ -254,6 +259,7 @@ class Receiving:
                 return False
             if reason is not None:
                 self._refuse(offer, reason, replies)
+                self._turned_down[offer.key] = transfer
                 return True
             if not self._passed(key):
                 self._remember(offer)

@@ -36,7 +36,9 @@ class Believing:
 
     def put_aside(self, word: Statement, event: Noted) -> None:
         """Keep it for later; of each party the newest."""
-        self._aside[word.party] = word, event
+        known = self._aside.get(word.party)
+        if known is None or known[0].view < word.view:
+            self._aside[word.party] = word, event
 
     def ready(self, round: int) -> Noted | None:
         """One that can be taken in by now, which waits no longer; None: there is none."""

@@ -183,8 +183,12 @@ class Mail(Meeting):
             if self.receipts.signed(offer):
                 self._link.stored(event.peer, offer, self.receipts.sign(offer))
             elif self.membership.dynamic and offer.run == self.run:
-                # Made before its party was left out: it counts no more, but its ledger goes on.
-                self.receipts.keep(offer, stored=False)
+                # Made before its party was left out: it counts no more, but its ledger goes on. Or
+                # passed on by another before, and then it is here.
+                here = self.receipts.here(offer)
+                self.receipts.keep(offer, stored=here)
+                if here:
+                    self._link.stored(event.peer, offer, self.receipts.sign(offer))
             return
         if isinstance(event, Arrived):
             verdict = self._judge(offer, event.payload)

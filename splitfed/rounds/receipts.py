@@ -83,6 +83,12 @@ class Receipts:
             return False
         return kept.entry.same_as(offer.entry)
 
+    def here(self, offer: Offer) -> bool:
+        """Whether the folder holds the offer's update, whoever brought it."""
+        kept = [(row.party, row.root) for row in self._folder.inputs(offer.round)]
+        root = offer.manifest.root
+        return (offer.party, root) in kept and self._folder.inbox.has(root)
+
     def held(self, round: int) -> Iterator[Offer]:
         """What peers offered in ``round`` that this folder holds, counter-signed."""
         for row in self._folder.inputs(round):
@@ -100,9 +106,15 @@ class Receipts:
 
     def owed(self, round: int, members: Collection[str]) -> list[str]:
         """Peers of ``members`` whose receipt of my last entry before ``round`` is not here yet.
-        Whoever voted to exclude that release may have refused it unseen and owes none."""
+        Whoever voted to exclude that release may have refused it unseen and owes none.
+
+        Among three or more nobody owes one once another round was closed without a release of
+        mine: one receipt that never comes would keep this party from taking part for ever.
+        """
         last = self._folder.ledger.last()
         if last is None or last.row.round >= round:
+            return []
+        if self._dynamic and last.row.round < round - 1:
             return []
         if self._dynamic and last.row.round in self._folder.missed():
             return []  # the others closed it without this release, and need not have taken it

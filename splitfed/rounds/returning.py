@@ -33,10 +33,12 @@ class Returning:
     def note(self, vote: Vote, views: Collection[int]) -> None:
         """Keep a vote whose signature is its party's; of each party the newest few beside which
         another party's stands, and as many others; in both, those of ``views``, which were made
-        without us, before all."""
-        votes = self._votes.setdefault(vote.party, {})
-        votes.setdefault((vote.round, vote.view), vote)
+        without us, before all. Of two for one view, what another party says too."""
+        votes, key = self._votes.setdefault(vote.party, {}), (vote.round, vote.view)
         others = [of for name, of in self._votes.items() if name != vote.party]
+        # Of two that it signed, the one that another party says too: only equal ones count.
+        if key not in votes or any(key in of and of[key].says_the_same_as(vote) for of in others):
+            votes[key] = vote
         shared = {key for key in votes if any(key in of for of in others)}
         for keys in (shared, votes.keys() - shared):
             for key in sorted(keys, key=lambda key: (key[1] in views, key))[:-KEPT]:

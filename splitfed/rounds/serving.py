@@ -76,8 +76,8 @@ class Serving:
         for number in {self._views.current.number, *(vote.view for vote in votes)}:
             for row in self._folder.statements(number):
                 self._note(closed.round + 1, "view", row, [peer])
-        for vote in votes:
-            self._note(closed.round, "vote", vote, [peer])
+        for vote in sorted(votes, key=lambda vote: vote.party != self._party):
+            self._note(closed.round, "vote", vote, [peer])  # the own first: others' are held to it
         mine, theirs = (
             {vote.view for vote in votes if vote.party == name} for name in (self._party, peer)
         )

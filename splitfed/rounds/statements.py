@@ -157,6 +157,8 @@ def _check_vote(word: Statement, terms: Terms, where: str, kind: str) -> None:
     vote = decode_vote(word.vote)
     if (vote.run, vote.round, vote.party) != (word.run, word.round, word.party):
         raise ProtocolViolation(f"{where} with a vote of another run, round or party")
+    if not vote.view and {party for party, _ in vote.inputs} != set(terms.parties):
+        raise ProtocolViolation(f"{where} with a vote of all parties on the updates of a few")
     if vote.view >= word.view:
         raise ProtocolViolation(f"{where} after a vote in view {vote.view}")
     message = vote_message(word.vote)

@@ -246,8 +246,9 @@ class Views:
         found = {self._party, *self.current.members, *left, *back}.difference(out)
         # Too few: whoever was left out for a while may be there again.
         found = found if len(found) >= self._minimum else set(self._parties).difference(out)
+        # Each counts its own lists as the others do, or each would want another view for ever.
         calm = found - self.noisy(round)
-        return calm if len(calm) >= self._minimum else found
+        return {self._party, *calm} if len(calm) >= self._minimum else found
 
     def word(self, view: int, party: str) -> Statement | None:
         """What ``party`` signed for ``view``, if it was heard and is kept."""
@@ -276,7 +277,7 @@ class Views:
             for name in group
             if of == round and number > self.current.number and len(group) == 1
         )
-        return {name for name, lists in alone.items() if lists > MOST_ALONE} - {self._party}
+        return {name for name, lists in alone.items() if lists > MOST_ALONE}
 
     def behind(self, round: int) -> set[str]:
         """Whoever signed last while ``round`` or an earlier one was open for it."""
@@ -349,8 +350,7 @@ class Views:
     def turned(self) -> None:
         """The open round is closed: only the current view and later ones matter from now on."""
         number = self._floor = self.current.number
-        left = self.without_me
-        self.known = {view.number: view for view in (left, self.current) if view is not None}
+        self.known = {made: view for made, view in self._made_views.items() if made >= number}
         self._words = {key: word for key, word in self._words.items() if key[0] >= number}
         self._heard = {key: group for key, group in self._heard.items() if key[0] >= number}
 

@@ -189,6 +189,7 @@ class Waiting:
             if (event := self.link.next(timeout=0.0)) is None:
                 break
             self.handle(event)
+        self._believe()
         if self.mail.membership.entry():
             self._reconsider({}, what)
 
@@ -199,6 +200,7 @@ class Waiting:
         self.telling.tick()
         if event is not None:
             self.handle(event)
+            self._believe()
         elif self.link.closed:
             raise LinkDown(f"the link was closed while waiting for the {what} of {waiting}")
 
@@ -210,6 +212,14 @@ class Waiting:
         except Violation as fault:
             self.blame(fault.peer, fault.reason)
         self._tell_view()
+
+    def _believe(self) -> None:
+        """Take in statements that had to wait for what came meanwhile, be it a liar's end."""
+        while (ready := self.mail.membership.ready()) is not None:
+            try:
+                self.mail.membership.noted(ready)
+            except Violation as fault:
+                self.blame(fault.peer, fault.reason)
 
     def _tell_view(self) -> None:
         """Say who votes, when that has changed."""

@@ -113,15 +113,15 @@ def _receipts(it: Checked) -> Iterator[str]:
 
 
 def _owing(facts: Facts, entry: LedgerEntry) -> set[str]:
-    """Peers whose receipt of ``entry`` had to be there before the next release: with views,
-    those that voted in its round and were members from then on until the next one's vote."""
+    """Peers whose receipt of ``entry`` had to be there before the next release: with views, if
+    that was in the next round, those that voted in both and were members in between."""
     if not facts.dynamic:
         return set(facts.peers)
     round = entry.row.round
     after = [other.row.round for other in facts.rows or () if other.row.round > round]
     mine = [facts.vote_row(facts.party, number) for number in (round, *after[:1])]
-    if len(mine) < 2 or mine[0] is None or mine[1] is None:
-        return set()  # a round that was missed: nobody had to take what was sent
+    if after[:1] != [round + 1] or mine[0] is None or mine[1] is None:
+        return set()  # a round was missed: nobody had to take what was sent, or it is forgiven
     voted = {row.party for row in facts.votes if row.round == round}
     members = facts.between(mine[0].view, mine[1].view)
     return (voted & members) - set(facts.quarantined)

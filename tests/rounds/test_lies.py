@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,14 +15,6 @@ from splitfed.rounds.views import LEAP
 from splitfed.rounds.violations import Violation
 from tests.support.members import INITIAL
 from tests.support.one import RUN, TERMS, One, later_vote, noted, shown, vote, word
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Iterator[One]:
-    made = One(tmp_path / "a")
-    yield made
-    made.folder.close()
-
 
 # --- what it believes ------------------------------------------------------------------
 
@@ -53,7 +43,7 @@ def test_a_vote_inside_that_contradicts_the_one_that_came_before_is_a_lie(one: O
     one.book.add_vote(vote("b", 0, "abc"))
     one.hears(word("b", 1, "ab", cast=vote("b", 0, "abc")))
     with pytest.raises(Violation, match="b: .*two different votes for round 1"):
-        one.hears(word("b", 2, "ab", cast=vote("b", 0, "ab")))
+        one.hears(word("b", 2, "ab", cast=vote("b", 0, "abc", faces={"b": 1})))
 
 
 def test_the_newest_statements_of_a_party_are_kept_and_none_is_held_against_it(one: One) -> None:
@@ -123,6 +113,7 @@ def test_a_vote_of_a_view_that_nobody_made_brings_nobody_to_anything(one: One) -
     made_up = vote("c", 1, "c")
     one.hears(word("c", 2, "abc", cast=made_up))
     one.hears(word("c", 3, "abc", cast=vote("c", 1, "bc")))
+    one.hears(word("c", 2, "abc", cast=made_up), peer="b")  # the older one, passed on
     assert seen(one) == []
     assert one.membership.quarantined == {}
     one.hears(word("b", 1, "bc"))

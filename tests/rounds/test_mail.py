@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 import torch
 
 from splitfed.errors import Defect, FolderError, PeerKeyMismatch
-from splitfed.progress import Silent
 from splitfed.rounds.agreeing import Agreeing
 from splitfed.rounds.mail import Mail
 from splitfed.rounds.place import Place
@@ -37,31 +34,6 @@ from splitfed.transport.events import (
 )
 from tests.support.members import INITIAL
 from tests.support.one import RUN, SECRETS, TERMS, One, later_vote, noted, update, vote, word
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Iterator[One]:
-    made = One(tmp_path / "a")
-    yield made
-    made.folder.close()
-
-
-@pytest.fixture
-def mail(one: One) -> Mail:
-    link: Any = one.link
-    made = Mail(
-        terms=TERMS,
-        party="a",
-        folder=one.folder,
-        link=link,
-        entrance=one.entrance,
-        signer=SECRETS["a"],
-        greet=lambda: None,
-        progress=Silent(),
-        clock=lambda: 0.0,
-    )
-    assert made.open(INITIAL, ()) == []
-    return made
 
 
 def greeted(party: str, folder: bytes = b"") -> Greeted:

@@ -4,8 +4,6 @@ takes over."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +13,7 @@ from splitfed.errors import FolderDiverged, ProtocolViolation
 from splitfed.rounds.pace import QUICK, Pace
 from splitfed.rounds.place import Place
 from splitfed.rounds.receipts import Receipts
+from splitfed.rounds.serving import Serving
 from splitfed.rounds.statements import check_statement, decode_statement
 from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import LEAP, MOST_ALONE
@@ -24,14 +23,6 @@ from splitfed.transport.keys import make_secret
 from tests.support.folders import payload_of, row_of, sign
 from tests.support.members import INITIAL, AddingLearner
 from tests.support.one import RUN, SECRETS, TERMS, One, shown, update, vote, word
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Iterator[One]:
-    made = One(tmp_path / "a")
-    yield made
-    made.folder.close()
-
 
 # --- what it signs ---------------------------------------------------------------------
 
@@ -189,8 +180,9 @@ def test_an_update_of_mine_that_i_never_released_is_due_from_who_shows_it(one: O
     """A thief signed it with my key: nothing that I send can take its place."""
     one.holds("a")
     one.membership.consider({"c"})
-    one.hears(word("b", 1, "ab", cast=vote("b", 0, "ab", faces={"a": 1})))
+    one.hears(word("b", 1, "ab", cast=vote("b", 0, "abc", faces={"a": 1})))
     one.holds("b")
+    one.holds("c")
     assert one.membership.missing_inputs() == ["b"]
 
 
@@ -264,6 +256,20 @@ def test_whoever_is_behind_is_told_all_that_closed_the_round(one: One) -> None:
     views, votes = ([(r, name, kind) for name in "ab"] for r, kind in ((2, "view"), (1, "vote")))
     assert to_c == [*views, *votes]
     assert one.link.offered == [(STATE, ("c",))]
+
+
+def test_the_own_vote_comes_first_for_the_others_are_held_to_it(one: One) -> None:
+    for name in "abc":
+        one.votes(vote(name, 0, "abc"))
+    one.closes(1)
+    link: Any = one.link
+    serving = Serving(
+        terms=TERMS, party="b", folder=one.folder, link=link, signer=SECRETS["b"],
+        views=one.membership.views,
+    )  # fmt: skip
+    serving.agreed = RUN, INITIAL
+    serving.serve("c")
+    assert [origin for _, origin, kind, _, _ in one.link.notes if kind == "vote"] == ["b", "a", "c"]
 
 
 def test_whoever_voted_in_a_view_that_was_given_up_needs_the_tensors(one: One) -> None:

@@ -10,16 +10,18 @@ import msgspec
 import pytest
 
 from splitfed.errors import NoRunFolder
+from splitfed.rounds.mail import Mail
 from splitfed.rounds.receipts import Receipts
+from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.vote import encode_vote, make_vote
 from splitfed.store import Checkpoint, RunFolder
-from splitfed.transport.events import Delivered, Offer
+from splitfed.transport.events import Arrived, Delivered, Offer, OfferRefused
 from splitfed.transport.keys import make_secret
 from splitfed.transport.link import Link
 from tests.support.folders import RUN, new_folder, payload_of, row_of, sign
 from tests.support.hostile import until
-from tests.support.members import Leaver, Town, make_terms
-from tests.support.one import update
+from tests.support.members import INITIAL, Leaver, Town, make_terms
+from tests.support.one import One, update
 
 
 class Owner:
@@ -236,3 +238,43 @@ def test_for_a_round_that_others_closed_without_it_nothing_is_owed(
     made = Checkpoint(round=1, tensors={}, meta={"phase": "closed"})
     one.folder.close_missed([(1, b"g" * 32, {"outcome": "missed"})], made)
     assert one.receipts.owed(2, "bcd") == []
+
+
+@pytest.mark.parametrize(("names", "owed"), [("ab", ["b"]), ("abcd", [])])
+def test_among_three_a_receipt_that_never_comes_is_waited_for_in_one_round_alone(
+    owner: Callable[[str], Owner], names: str, owed: list[str]
+) -> None:
+    one, peers = owner(names), names[1:]
+    one.releases(1)
+    one.vote_of(*names)
+    assert one.receipts.owed(2, peers) == list(peers)
+    assert one.receipts.owed(3, peers) == owed
+
+
+@pytest.mark.parametrize("late", ["arrived", "refused"])
+def test_what_another_passed_on_before_is_receipted_when_its_party_offers_it_late(
+    one: One, mail: Mail, late: str
+) -> None:
+    """It was voted on, and its round is closed."""
+    offer, payload = update("b")
+    mail.handle(Arrived("c", offer, bytearray(payload)))
+    told: list[tuple[str, Offer, bytes]] = []
+    one.link.stored = lambda *said: told.append(said)
+    one.closes(1)
+    assert mail.open(INITIAL, (UPDATE,)) == []
+    if late == "arrived":
+        mail.handle(Arrived("b", offer, bytearray(payload)))
+    else:
+        mail.handle(OfferRefused("b", offer, "round is closed"))
+    assert [said[:2] for said in told] == [("b", offer)]
+    assert mail.receipts.signed(offer)
+
+
+def test_what_is_not_here_is_not_receipted_however_late_it_comes(one: One, mail: Mail) -> None:
+    offer, _ = update("b")
+    told: list[Any] = []
+    one.link.stored = lambda *said: told.append(said)
+    one.closes(1)
+    assert mail.open(INITIAL, (UPDATE,)) == []
+    mail.handle(OfferRefused("b", offer, "round is closed"))
+    assert (told, mail.receipts.signed(offer)) == ([], False)

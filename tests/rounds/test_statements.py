@@ -57,8 +57,17 @@ def vote_of(party: str, *, view: int = 0, **changes: Any) -> Vote:
 
 
 def voted(held: tuple[bytes, bytes]) -> Vote:
-    """a's vote on an update of c."""
-    return vote_of("a", inputs={"c": held[0]}, offers={"c": held[1]})
+    """a's vote of all parties, with this update of c."""
+    found = {name: shown(name) for name in "abde"} | {"c": held}
+    return vote_of("a", **of(found))
+
+
+def of(found: dict[str, tuple[bytes, bytes]]) -> dict[str, Any]:
+    """What a vote says of these updates."""
+    return {
+        "inputs": {name: root for name, (root, _) in found.items()},
+        "offers": {name: signature for name, (_, signature) in found.items()},
+    }
 
 
 def word(*, cast: Vote | None = None, by: str = "a", **changes: Any) -> Statement:
@@ -95,7 +104,9 @@ def test_an_honest_statement_is_believed() -> None:
         (word(cast=vote_of("a", round=2)), "with a vote of another run, round or party"),
         (word(cast=vote_of("a", run=b"x" * 32)), "with a vote of another run, round or party"),
         (word(cast=vote_of("a", view=3)), "after a vote in view 3"),
-        (word(cast=vote_of("a"), by="b"), "with a vote that its signer did not sign"),
+        (word(cast=vote_of("a")), "on the updates of a few"),
+        (word(cast=vote_of("a", **of({n: shown(n) for n in "abcd"}))), "on the updates of a few"),
+        (word(cast=voted(shown("c")), by="b"), "with a vote that its signer did not sign"),
         (word(cast=voted(shown("c", by="a"))), "on an update that its party did not sign"),
         (word(cast=voted(shown("c", round=2))), "on an update that its party did not sign"),
         (word(cast=voted((root(0), b""))), "on an update that its party did not sign"),
@@ -119,7 +130,6 @@ def test_what_rests_on_a_key_that_was_replaced_or_revoked_is_held_against_nobody
         now = dataclasses.replace(TERMS, signing_keys={**TERMS.signing_keys, owner: new})
         gone = {owner: (SECRETS[owner].signing_public,)}
         for said in (
-            word(cast=vote_of("a")),
             word(cast=voted(shown("c"))),
             word(inputs=((owner, *shown(owner)),)),
         ):
@@ -236,6 +246,15 @@ def learned(*votes: Vote, first: int = 1) -> Returning:
 def test_only_equal_votes_of_all_members_say_what_was_closed(last: list[Vote]) -> None:
     assert learned(missed("b"), missed("c"), *last).vote is None
     assert learned(missed("b"), missed("c"), missed("d")).vote == missed("b")
+
+
+def test_of_two_votes_of_one_party_the_one_that_another_says_too_counts() -> None:
+    """A liar sends its lie ahead, and never the truth: that comes from the others."""
+    lies = [missed("c", round=round, shared=b"x" * 32) for round in (2, 3)]
+    found = learned(*lies, missed("b"), missed("c"), missed("d"))
+    assert found.vote == missed("b")
+    found = learned(missed("b"), missed("c"), *lies, missed("d"))
+    assert found.vote == missed("b")
 
 
 def test_votes_that_closed_nothing_crowd_out_none_that_did() -> None:

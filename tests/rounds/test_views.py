@@ -331,3 +331,38 @@ def test_a_vote_follows_from_what_its_view_settles() -> None:
 def test_the_demand_does_not_depend_on_the_order_of_the_statements() -> None:
     words = [word("a", 1, "ab", holds="c"), word("b", 1, "ab", cast=vote("b", 0, "ab"))]
     assert demand_of(view_of(*words), 1) == demand_of(view_of(*reversed(words)), 1)
+
+
+def test_those_that_proposed_in_vain_count_themselves_and_all_come_to_one_view() -> None:
+    """c, d and e have each signed many lists that nobody else did."""
+    names = "abcde"
+    everybody = {name: Views(names, name, 3) for name in names}
+
+    def say(said: Statement) -> None:
+        for views in everybody.values():
+            views.hear(said)
+
+    for number in range(1, MOST_ALONE + 2):
+        for name, without in zip("cde", "abc", strict=True):
+            say(word(name, number, names.replace(without, "")))
+    for _ in range(2):
+        for name, views in everybody.items():
+            if wish := views.wish(1, views.alive(1, ())):
+                say(word(name, wish[0], "".join(wish[1])))
+    (view,) = {(views.current.number, views.current.members) for views in everybody.values()}
+    assert view == (MOST_ALONE + 2, tuple(names))
+
+
+def test_who_proposed_in_vain_asks_for_a_view_with_itself_and_the_others_without() -> None:
+    lone = [word("a", number, "abc") for number in range(1, MOST_ALONE + 2)]
+    assert heard("a", *lone).alive(1, ()) == {"a", "b", "c"}
+    assert heard("b", *lone).alive(1, ()) == {"b", "c"}
+
+
+def test_after_the_round_a_view_between_the_present_and_the_last_of_others_is_known() -> None:
+    """A vote that was cast in it may stand in what they sign later."""
+    words = [word(name, 1, "bc") for name in "bc"] + [word(name, 2, "bd") for name in "bd"]
+    one = heard("a", *words, parties="abcd")
+    one.turned()
+    assert sorted(one.known) == [0, 1, 2]
+    assert (one.current.number, one.without_me and one.without_me.number) == (0, 2)

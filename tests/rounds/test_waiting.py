@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from splitfed.rounds.book import Book
 from splitfed.rounds.pace import HEARD_OUT, QUICK, SLOWEST, Claims, Pace
 from splitfed.rounds.views import View
+from splitfed.rounds.violations import Violation
 from splitfed.rounds.waiting import MOST_AT_ONCE, Waiting
 from splitfed.transport.events import Left, PeerView, Status
 
@@ -147,9 +149,26 @@ def test_however_much_a_peer_sends_training_begins() -> None:
     made.mail.handle = taken.append
     made.mail.peers = ("b",)
     made.mail.membership.views.current = View(0, ("a", "b"))
-    made.mail.membership.entry = list
+    made.mail.membership.entry = made.mail.membership.ready = lambda: None
     made.take_all("signature")
     assert len(taken) == MOST_AT_ONCE
+
+
+def test_what_a_found_liar_held_up_is_taken_in_with_the_next_event() -> None:
+    made = waiting(b="")
+    aside, heard, blamed = ["of b", "of c"], [], []
+
+    def noted(event: str) -> None:
+        heard.append(event)
+        if event == "of b":
+            raise Violation("b", "lied")
+
+    told: Any = made.mail.membership
+    told.ready, told.noted, told.entry = lambda: aside.pop(0) if aside else None, noted, list
+    made.link.next = lambda timeout: None
+    with mock.patch.object(made, "blame", lambda *said: blamed.append(said)):
+        made.take_all("signature")
+    assert (heard, blamed) == (["of b", "of c"], [("b", "lied")])
 
 
 def test_who_votes_is_told_when_it_changes() -> None:

@@ -186,6 +186,15 @@ def test_a_receipt_of_a_member_is_missed_and_that_of_an_absent_one_is_not(three:
     assert "row 3 (round 3, update): no receipt of b, and only the last row may be" in fault
 
 
+def test_a_receipt_that_was_not_there_when_its_party_was_left_out_is_forgiven(three: Path) -> None:
+    """c's next release is that of a later round: nobody knows when the others lost what it sent."""
+    facts = read_facts(three / "c")
+    first, second, *_ = [entry.row.round for entry in facts.rows or ()]
+    assert (first, second > 2) == (1, True)
+    edit(three / "c", "DELETE FROM receipts WHERE number = 1 AND peer = 'b'")
+    assert faults(three, "c") == []
+
+
 def test_an_update_that_was_passed_on_came_without_an_entry_and_is_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

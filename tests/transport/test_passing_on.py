@@ -188,6 +188,17 @@ def test_what_came_from_elsewhere_meanwhile_is_answered_and_not_pulled() -> None
     assert Type.PULL not in net.types()
 
 
+def test_what_was_refused_too_late_and_is_here_by_another_way_is_answered_at_once() -> None:
+    net, alice, bob, _ = joined(accept=lambda offer: "round is closed")
+    bob.talk.offer(outgoing("bob"))
+    net.pump()
+    refused = alice.only(OfferRefused)
+    alice.holds(refused.offer)
+    net.pump()
+    assert bob.only(Delivered).offer == refused.offer
+    assert Type.PULL not in net.types()
+
+
 @pytest.mark.parametrize("rounds", [1, 2, 100])
 def test_what_is_on_its_way_when_its_round_is_discarded_is_no_fault(rounds: int) -> None:
     """Whoever comes back may be many rounds further at once."""
