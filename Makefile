@@ -31,7 +31,7 @@ help:
 	@echo "make utility accuracy under privacy on Fashion-MNIST, tens of minutes (UTILITY_ARGS=...)"
 	@echo "make fusion  what fusing gains, over five seeds, about an hour (FUSION_ARGS=...)"
 	@echo "make robustness  rule x attack, a long table (ROBUSTNESS_ARGS='--rules median krum')"
-	@echo "make soak    kills, cuts, a black hole, fuzz and strangers at full length, hours (SOAK_ARGS=--quick)"
+	@echo "make soak    kills, changing members, cuts, a black hole, fuzz and strangers at full length, hours (SOAK_ARGS=--quick)"
 	@echo "make clean   remove caches and build folders; keeps $(VENV) and runs/"
 
 demo: $(VENV)/.has-demo

@@ -1,4 +1,5 @@
-"""What a federation has to survive, at full length: kills, cuts, a black hole, fuzz, strangers.
+"""What a federation has to survive, at full length: kills, changing members, cuts, a black hole,
+fuzz, strangers.
 
 Hours in all; ``--quick`` shows in minutes that every part works, and no more than that. Ends
 with code 1 if anything asked for is not met.
@@ -18,6 +19,7 @@ from soak_rows import Row, table
 
 PARTS = {
     "kills": ("soak_kills", "measure"),
+    "views": ("soak_views", "measure"),
     "cuts": ("soak_cuts", "measure_cuts"),
     "hole": ("soak_cuts", "measure_hole"),
     "fuzz": ("soak_fuzz", "measure"),

@@ -86,11 +86,14 @@ class Meeting:
 
     def unmet(self) -> list[str]:
         """Peers that have not greeted us in this process. Once the run has a name, those that
-        others vote without need not."""
-        members = self.peers if self.run is None else self.membership.peers
-        if self.run is not None and self.membership.returning.shared is not None:
+        others vote without need not: until a view without them is made, they are awaited together
+        with whoever has yet to sign it."""
+        if self.run is None:
+            return [peer for peer in self.peers if peer not in self.met]
+        if self.membership.returning.shared is not None:
             return []  # what they closed without us is here
-        return [peer for peer in members if peer not in self.met]
+        found = {peer for peer in self.membership.peers if peer not in self.met}
+        return sorted(found.union(self.membership.views.unsigned if found else ()))
 
     @property
     def named(self) -> bytes:

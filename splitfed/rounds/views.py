@@ -215,16 +215,19 @@ class Views:
             if name == party
         )
 
+    def left_out_by(self, party: str, round: int) -> set[str]:
+        """Whom ``party`` left out when it last signed a view, if that is above the present one and
+        for ``round``."""
+        word = self.word(self.top(party), party)
+        if word is None or word.round != round or word.view <= self.current.number:
+            return set()
+        return set(self._parties).difference(word.members)
+
     def left_out(self, round: int) -> set[str]:
         """The other members of the present view without whom one of them wants to close
-        ``round``, by what it signed last."""
-        members, last = set(self.current.members), {}
-        for number, name in sorted(self._words):
-            word = self._words[number, name]
-            if number > self.current.number and word.round == round and name in members:
-                last[name] = word
-        last.pop(self._party, None)
-        return {name for word in last.values() for name in members - {*word.members, self._party}}
+        ``round``."""
+        others = set(self.current.members) - {self._party}
+        return others & {out for name in others for out in self.left_out_by(name, round)}
 
     @property
     def floor(self) -> int:
@@ -246,9 +249,9 @@ class Views:
         found = {self._party, *self.current.members, *left, *back}.difference(out)
         # Too few: whoever was left out for a while may be there again.
         found = found if len(found) >= self._minimum else set(self._parties).difference(out)
-        # Each counts its own lists as the others do, or each would want another view for ever.
-        calm = found - self.noisy(round)
-        return {self._party, *calm} if len(calm) >= self._minimum else found
+        # As many as can be spared, and by everybody the same: each counts its own lists too.
+        noisy = sorted(found & self.noisy(round), reverse=True)
+        return {self._party, *found.difference(noisy[: max(0, len(found) - self._minimum)])}
 
     def word(self, view: int, party: str) -> Statement | None:
         """What ``party`` signed for ``view``, if it was heard and is kept."""
@@ -273,9 +276,9 @@ class Views:
         """Who proposed more than :data:`MOST_ALONE` lists for ``round`` that nobody else signed."""
         alone = Counter(
             name
-            for (number, of, _), group in self._heard.items()
+            for (_, of, _), group in self._heard.items()
             for name in group
-            if of == round and number > self.current.number and len(group) == 1
+            if of == round and len(group) == 1
         )
         return {name for name, lists in alone.items() if lists > MOST_ALONE}
 

@@ -56,7 +56,7 @@ class Waiting:
     _suspects: set[str] = field(init=False, default_factory=set)
     _blamed: set[str] = field(init=False, default_factory=set)
     _view: int | None = field(init=False, default=None)
-    _doublings: int = field(init=False, default=0)
+    _tried: tuple[int, int] = field(init=False, default=(0, 0))
 
     def until_here(self, missing: Callable[[], list[str]], what: str) -> None:
         """Take mail until ``missing()`` is empty; ``what`` is awaited of those peers.
@@ -106,8 +106,8 @@ class Waiting:
             return
         if membership.returning.shared is not None and what != "greeting":
             raise CaughtUp
-        if self._doublings != doublings:
-            self._doublings = doublings
+        if self._tried != (tried := (doublings, membership.views.current.number)):
+            self._tried = tried
             self._slow.clear()  # all try once more
         for peer in [p for p, seen in self._slow.items() if self._progress(p) != seen]:
             del self._slow[peer]  # it is back
@@ -134,14 +134,15 @@ class Waiting:
 
     def _excused(self, awaited: Collection[str]) -> set[str]:
         """Those of the slow that are connected and wait themselves for a third party that is gone
-        or is ``awaited`` here too. Where they only wait for each other, the last by name is not:
-        everybody then drops the same one."""
-        views = self.link.peers_status()
-        third = {*awaited, *self._slow, *self.mail.membership.gone}
+        or is ``awaited`` here too, or have signed a view without it. Where they only wait for each
+        other, the last by name is not: everybody then drops the same one."""
+        links, membership = self.link.peers_status(), self.mail.membership
+        third = {*awaited, *self._slow, *membership.gone}
         blocked: dict[str, set[str]] = {}
         for peer in self._slow:
-            view = views[peer]
+            view = links[peer]
             awaits = set() if view.status is None else set(view.status.awaits)
+            awaits |= membership.views.left_out_by(peer, self.mail.book.round)
             if view.state == "connected" and third & (awaits - {peer}):
                 blocked[peer] = third & (awaits - {peer})
         excused = set(blocked)

@@ -3,6 +3,7 @@ vain and gets what the others agreed on, and nobody honest is taken for a liar."
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,29 @@ def test_one_that_trains_more_slowly_says_that_it_is_back_before_it_trains(
     ended(town, "abc")
     assert member()
     assert [row["outcome"] for row in town.history("c")][-1] == "agreed"
+
+
+def test_one_that_only_stays_silent_is_noticed_while_another_was_not_met_yet(
+    tmp_path: Path,
+) -> None:
+    """a, c and e start again: d is away, and b, which greets them, trains for ever. They are more
+    than half."""
+    town = town_of(tmp_path, "abcde", max_update_norm=100.0)
+    stops_in(town, "abcde", 2)
+    training, enough = threading.Event(), threading.Event()
+    again(town, "b")
+    town.learners["b"].crash = lambda round: (training.set(), enough.wait(60.0))
+    again(town, *"acde")
+    for name in "acde":
+        dies_in(town, name, 2)
+    town.wait(*"acde")
+    assert training.wait(30.0)
+    DEAD.clear()
+    DEAD.update("bd")
+    again(town, *"ace", confirm_within=5.0)
+    town.wait(*"ace")
+    enough.set()
+    assert alike(ended(town, "ace"), after([1, 2, 3, 4, 5], *[[1, 3, 5]] * 3))
 
 
 # --- the last round --------------------------------------------------------------------

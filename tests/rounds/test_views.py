@@ -208,6 +208,14 @@ def test_no_view_below_the_minimum_or_without_me(alive: str) -> None:
     assert Views("abc", "a", 2).wish(1, alive) is None
 
 
+def test_of_several_that_only_propose_as_many_are_left_out_as_the_others_can_do_without() -> None:
+    """c and e do not reach each other, and a is gone: b and d need one of them."""
+    words = [word("c", 2 * n, "bcd") for n in range(1, MOST_ALONE + 2)]
+    words += [word("e", 2 * n, "bde") for n in range(1, MOST_ALONE + 2)]
+    views = heard("b", *words, parties="abcde", minimum=3)
+    assert views.alive(1, "a") == {"b", "c", "d"}
+
+
 def test_the_view_of_those_alive_has_a_number_above_all_that_were_seen() -> None:
     assert Views("abc", "a", 2).wish(1, "ba") == (1, ("a", "b"))
     assert heard("a", word("c", 5, "bc")).wish(1, "ab") == (6, ("a", "b"))
@@ -333,7 +341,7 @@ def test_the_demand_does_not_depend_on_the_order_of_the_statements() -> None:
     assert demand_of(view_of(*words), 1) == demand_of(view_of(*reversed(words)), 1)
 
 
-def test_those_that_proposed_in_vain_count_themselves_and_all_come_to_one_view() -> None:
+def test_where_many_proposed_in_vain_enough_come_to_one_view_and_rest_there() -> None:
     """c, d and e have each signed many lists that nobody else did."""
     names = "abcde"
     everybody = {name: Views(names, name, 3) for name in names}
@@ -345,12 +353,16 @@ def test_those_that_proposed_in_vain_count_themselves_and_all_come_to_one_view()
     for number in range(1, MOST_ALONE + 2):
         for name, without in zip("cde", "abc", strict=True):
             say(word(name, number, names.replace(without, "")))
-    for _ in range(2):
+    for _ in range(3 * MOST_ALONE):
         for name, views in everybody.items():
             if wish := views.wish(1, views.alive(1, ())):
                 say(word(name, wish[0], "".join(wish[1])))
-    (view,) = {(views.current.number, views.current.members) for views in everybody.values()}
-    assert view == (MOST_ALONE + 2, tuple(names))
+    members = everybody["a"].current.members
+    assert len(members) >= 3
+    for name in members:  # at rest, and so they vote
+        views = everybody[name]
+        assert (views.current.members, views.pending) == (members, False)
+        assert views.wish(1, views.alive(1, ())) is None
 
 
 def test_who_proposed_in_vain_asks_for_a_view_with_itself_and_the_others_without() -> None:

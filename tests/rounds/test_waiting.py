@@ -17,8 +17,11 @@ from splitfed.rounds.waiting import MOST_AT_ONCE, Waiting
 from splitfed.transport.events import Left, PeerView, Status
 
 
-def waiting(gone: str = "", said: int = 0, **awaits: str) -> Waiting:
-    """Some peers: for whom each waits; absent if its name is in capitals."""
+def waiting(
+    gone: str = "", said: int = 0, without: dict[str, str] | None = None, **awaits: str
+) -> Waiting:
+    """Some peers: for whom each waits; absent if its name is in capitals. ``without``: whom each
+    left out in the view that it signed."""
     views = {
         name.lower(): PeerView(
             state="connected" if name.islower() else "absent",
@@ -29,9 +32,10 @@ def waiting(gone: str = "", said: int = 0, **awaits: str) -> Waiting:
         )
         for name, of in awaits.items()
     }
-    told: Any = SimpleNamespace(
-        gone=dict.fromkeys(gone, "left"), dynamic=True, views=SimpleNamespace(said=lambda *_: said)
+    views_said = SimpleNamespace(
+        said=lambda *_: said, left_out_by=lambda peer, _: set((without or {}).get(peer, ""))
     )
+    told: Any = SimpleNamespace(gone=dict.fromkeys(gone, "left"), dynamic=True, views=views_said)
     link: Any = SimpleNamespace(peers_status=lambda: views)
     mail: Any = SimpleNamespace(membership=told, book=Book(round=1))
     made = Waiting(
@@ -71,6 +75,15 @@ def test_who_waits_itself_for_a_third_is_not_to_blame(
 def test_whoever_waits_for_one_that_is_awaited_here_too_is_not_to_blame() -> None:
     assert waiting(b="e")._excused(()) == set()
     assert waiting(b="e")._excused("e") == {"b"}
+
+
+def test_whoever_signed_a_view_without_a_slow_party_waits_for_it_no_more_and_is_not_to_blame() -> (
+    None
+):
+    """b and c do not reach each other, and both now wait for this party."""
+    assert waiting(b="a", c="a")._excused(()) == set()
+    assert waiting(without={"b": "c", "c": "b"}, b="a", c="a")._excused(()) == {"b"}
+    assert waiting(without={"b": "c"}, b="a", c="a")._excused(()) == {"b"}
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,12 +18,13 @@ from splitfed.progress import Silent
 from splitfed.rounds import Ending, Engine, Entrance, FusionTerms, Terms, Trained
 from splitfed.store import Disk, RunFolder
 from splitfed.tensors import Tensors, describe, digest
-from splitfed.transport.events import Greeting
+from splitfed.transport.events import Greeting, Offer
 from splitfed.transport.keys import Identity, Secret, make_secret
 from splitfed.transport.link import Link
 from splitfed.transport.memory import MemoryHub, MemoryWire
 from splitfed.types import TensorSpec
 
+Step = Callable[[int, int, float], None]
 INITIAL: Tensors = {"w": torch.zeros(4), "b": torch.tensor([1.0, -1.0])}
 
 REFERENCE, CLASSES = 4, 3
@@ -48,7 +50,7 @@ class AddingLearner:
         self.absorbed: list[dict[str, bytes]] = []
         self.crash: Callable[[int], None] = lambda round: None
 
-    def train(self, round, step) -> Trained:
+    def train(self, round: int, step: Step) -> Trained:
         self.crash(round)
         self.values = {name: tensor + self.step for name, tensor in self.values.items()}
         self.trained.append(round)
@@ -62,7 +64,7 @@ class AddingLearner:
         self.values = {name: tensor.clone() for name, tensor in shared.items()}
         self.merged.append(digest(shared))
 
-    def prepare(self, kind, final, step) -> Trained:
+    def prepare(self, kind: str, final: bool, step: Step) -> Trained:
         self.crash(-1)
         self.prepared.append((kind, final))
         return Trained(loss=None, seconds=0.0)
@@ -73,21 +75,21 @@ class AddingLearner:
         outputs[:, int(self.step) % CLASSES] = 1.0
         return {"outputs": outputs}
 
-    def absorb(self, received) -> None:
+    def absorb(self, received: Mapping[str, Tensors]) -> None:
         self.absorbed.append({party: digest(tensors) for party, tensors in received.items()})
 
     def validate(self) -> float | None:
         return None
 
-    def state(self):
+    def state(self) -> tuple[Tensors, dict[str, object]]:
         return self.shared(), {"step": self.step}
 
-    def restore(self, tensors, meta) -> None:
+    def restore(self, tensors: Tensors, meta: dict[str, object]) -> None:
         self.values = {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def make_terms(names: list[str], secrets: dict[str, Secret], **changes) -> Terms:
-    fields = {
+def make_terms(names: list[str], secrets: dict[str, Secret], **changes: Any) -> Terms:
+    fields: dict[str, Any] = {
         "contract": b"c" * 32,
         "parties": tuple(sorted(names)),
         "signing_keys": {name: secrets[name].signing_public for name in names},
@@ -107,7 +109,7 @@ class Leaver(AddingLearner):
         super().__init__(step)
         self.last = last
 
-    def train(self, round, step) -> Trained:
+    def train(self, round: int, step: Step) -> Trained:
         trained = super().train(round, step)
         return dataclasses.replace(trained, leave="enough" if round == self.last else "")
 
@@ -118,7 +120,7 @@ class Town:
 
     path: Path
     names: list[str]
-    changes: dict = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
     disks: dict[str, Disk] = field(default_factory=dict)
     wires: dict[str, MemoryWire] = field(default_factory=dict)
@@ -132,7 +134,7 @@ class Town:
         self.learners = {n: AddingLearner(float(i + 1)) for i, n in enumerate(sorted(self.names))}
         self.folders: dict[str, Path] = {name: self.path / name for name in self.names}
         self.endings: dict[str, Ending | BaseException] = {}
-        self.rejected: dict[str, list] = {}
+        self.rejected: dict[str, list[dict[str, Any]]] = {}
         self._threads: dict[str, threading.Thread] = {}
 
     def greeting(self, name: str, folder: bytes, boot: int) -> Greeting:
@@ -158,7 +160,13 @@ class Town:
         """What speaks for ``name``: a liar's may say something else."""
         return Link
 
-    def link(self, name: str, greeting: Greeting, accept, wanted=lambda offer: False) -> Link:
+    def link(
+        self,
+        name: str,
+        greeting: Greeting,
+        accept: Callable[[Offer], str | None],
+        wanted: Callable[[Offer], bool] = lambda offer: False,
+    ) -> Link:
         wire = self.wires[name] = self.hub.wire(name)
         self.links[name] = self.link_type(name)(
             wire,
@@ -172,11 +180,11 @@ class Town:
         )
         return self.links[name]
 
-    def account(self, name: str) -> AbstractContextManager[dict]:
+    def account(self, name: str) -> AbstractContextManager[dict[str, Any]]:
         """What else the engine is told, opened in its thread after the run folder."""
         return nullcontext({})
 
-    def live(self, name: str, **engine) -> Ending:
+    def live(self, name: str, **engine: Any) -> Ending:
         """One party's whole run in this thread."""
         with (
             RunFolder.open(
@@ -212,7 +220,7 @@ class Town:
                 self.rejected[name] = it.rejected
                 link.close()
 
-    def start(self, name: str, **engine) -> None:
+    def start(self, name: str, **engine: Any) -> None:
         """The same in a thread; its ending or error lands in :attr:`endings`."""
 
         def work() -> None:
@@ -223,6 +231,10 @@ class Town:
 
         self._threads[name] = threading.Thread(target=work, daemon=True)
         self._threads[name].start()
+
+    def alive(self, name: str) -> bool:
+        """Whether the life of ``name`` goes on."""
+        return self._threads[name].is_alive()
 
     def kill(self, name: str) -> None:
         """What the kernel does for a dead process: its connections break, and no goodbye."""
@@ -240,7 +252,7 @@ class Town:
     def identity(self, name: str) -> Identity:
         return Identity(name=name, secret=self.secrets[name])
 
-    def history(self, name: str) -> list[dict]:
+    def history(self, name: str) -> list[dict[str, Any]]:
         with RunFolder.read_only(self.folders[name]) as folder:
             return folder.history()
 
@@ -257,6 +269,7 @@ def replace_keys(town: Town, name: str, *, lost: bool = False) -> Secret:
     town.terms = dataclasses.replace(
         terms,
         signing_keys={**terms.signing_keys, name: new.signing_public},
-        **{"revoked_keys" if lost else "retired_keys": longer},
+        revoked_keys=longer if lost else terms.revoked_keys,
+        retired_keys=terms.retired_keys if lost else longer,
     )
     return old

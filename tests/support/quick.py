@@ -15,6 +15,8 @@ from splitfed.tensors import digest
 from splitfed.transport.link import Link
 from tests.support.members import INITIAL, Town
 
+SWIFT = 20.0
+"""Seconds of the engines' clock in one real second."""
 PATIENCE = 60.0
 """Of the clock of :func:`swift`: three seconds, where it is waited out."""
 
@@ -26,7 +28,7 @@ DEAD: set[str] = set()
 
 
 def swift() -> float:
-    return time.monotonic() * 20
+    return time.monotonic() * SWIFT
 
 
 class QuickLink(Link):
@@ -85,12 +87,14 @@ def after(*steps: list[float]) -> dict[str, torch.Tensor]:
 
 def ended(town: Town, names: str) -> dict[str, torch.Tensor]:
     """The shared tensors with which all of these parties ended, done and alike."""
+    found = []
     for name in names:
         ending = town.endings[name]
         assert not isinstance(ending, BaseException), ending
         assert ending.outcome == "done", ending
-    assert len({digest(town.endings[name].shared) for name in names}) == 1
-    return town.endings[names[0]].shared
+        found.append(ending.shared)
+    assert len({digest(shared) for shared in found}) == 1
+    return found[0]
 
 
 def alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
