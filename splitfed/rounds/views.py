@@ -390,4 +390,6 @@ class Views:
             waits = (mine.round, mine.members) == (round, members) and not self._in_vain(mine)
             return None if waits else anew
         at_rest = self.without_me is None and members == self.current.members
-        return None if at_rest else anew
+        # Whoever has signed a later view votes in this one no more: to wait for it is in vain.
+        gone_on = any(self.heard_of(name, round) for name in members if name != self._party)
+        return None if at_rest and not gone_on else anew

@@ -16,7 +16,7 @@ from splitfed.rounds.statements import decode_lie
 from splitfed.rounds.vote import decode_vote, encode_vote, make_vote
 from splitfed.store import RunFolder
 from splitfed.tensors import describe, digest, manifest_of, pack, unpack
-from splitfed.transport.events import NoteKind, Outgoing, vote_message
+from splitfed.transport.events import Outgoing, vote_message
 from splitfed.transport.link import Link
 from tests.support.hostile import until
 from tests.support.members import AddingLearner, Leaver, Town
@@ -73,40 +73,6 @@ def test_too_few_others_wait_as_before(tmp_path: Path) -> None:
     assert alike(ended(town, "abc"), after(*[[1, 2, 3]] * 4))
     # a may have proposed to go on with the one whose death it had not noticed yet.
     assert all(members == ["a", "b", "c"] for members in views_of(town, "a"))
-
-
-def test_two_that_have_signed_views_without_each_other_do_not_end_the_third(
-    tmp_path: Path,
-) -> None:
-    """b and c do not reach each other. Each has signed a view with a alone, and waits for a, which
-    was still training; then a waits for both."""
-    town = town_of(tmp_path)
-
-    def awaited_by(name: str) -> tuple[str, ...]:
-        status = town.links["a"].peers_status()[name].status
-        return () if status is None else status.awaits
-
-    def parted(round: int) -> None:
-        if round != 2:
-            return
-        until(lambda: len(town.closed("b")) == len(town.closed("c")) == 1, "round 1")
-        town.hub.part("b", "c")
-        DEAD.update("bc")
-        until(lambda: awaited_by("b") == awaited_by("c") == ("a",), "both to wait for a")
-        note = town.links["a"].note
-
-        def noted(round: int, origin: str, kind: NoteKind, *rest: Any, **more: Any) -> None:
-            if origin == "a":
-                DEAD.discard("b")  # a has joined it, and no more is heard of c
-                town.hub.part("a", "c")
-            note(round, origin, kind, *rest, **more)
-
-        town.links["a"].note = noted
-
-    town.learners["a"].crash = parted
-    begin(town, confirm_within=5.0)
-    town.wait("a", "b")
-    assert alike(ended(town, "ab"), after([1, 2, 3], [1, 2, 3], [1, 2], [1, 2]))
 
 
 def reaches_only(town: Town, monkeypatch: pytest.MonkeyPatch, what: str, first: str) -> None:

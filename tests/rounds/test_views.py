@@ -216,6 +216,17 @@ def test_of_several_that_only_propose_as_many_are_left_out_as_the_others_can_do_
     assert views.alive(1, "a") == {"b", "c", "d"}
 
 
+def test_one_does_not_rest_in_a_view_in_which_a_member_votes_no_more() -> None:
+    """a and b have let d in, of whom c hears nothing: they wait for c, and would for ever."""
+    made = [word(name, 1, "abc") for name in "abc"]
+    views = heard("c", *made, parties="abcd", minimum=3)
+    assert views.wish(1, "abc") is None
+    views.hear(word("a", 2, "abcd", round=2))
+    assert views.wish(1, "abc") is None
+    views.hear(word("b", 2, "abcd"))
+    assert views.wish(1, "abc") == (3, ("a", "b", "c"))
+
+
 def test_the_view_of_those_alive_has_a_number_above_all_that_were_seen() -> None:
     assert Views("abc", "a", 2).wish(1, "ba") == (1, ("a", "b"))
     assert heard("a", word("c", 5, "bc")).wish(1, "ab") == (6, ("a", "b"))
