@@ -34,11 +34,6 @@ class Heard:
         """The last exchange that anybody has closed."""
         return max(self.closed.values())
 
-    @property
-    def progress(self) -> object:
-        """What changes as long as anything happens."""
-        return tuple(self.closed.values()), len(self.words)
-
     def _of(self, kind: str) -> Iterator[bytes]:
         for (what, *_), said in list(self.words.items()):
             if what == kind:
