@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from splitfed.rounds.views import Statement, Views, follows
+from splitfed.rounds.view import Statement, follows
+from splitfed.rounds.views import Views
 from splitfed.transport.events import Noted
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from splitfed.errors import Defect, ProtocolViolation
 from splitfed.rounds.gates import Admission
 from splitfed.rounds.terms import Terms
-from splitfed.rounds.views import Demand, View
+from splitfed.rounds.view import Demand, View
 from splitfed.rounds.vote import Vote, make_vote
 from splitfed.tensors import Tensors
 

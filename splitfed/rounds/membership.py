@@ -31,7 +31,8 @@ from splitfed.rounds.statements import (
     own_statement,
 )
 from splitfed.rounds.terms import Terms
-from splitfed.rounds.views import Statement, Views, demand_of, shown_for, shows
+from splitfed.rounds.view import Statement, demand_of, shown_for, shows
+from splitfed.rounds.views import Views
 from splitfed.rounds.violations import blaming
 from splitfed.rounds.vote import Vote
 from splitfed.store import RunFolder

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from splitfed.rounds.terms import Terms
-from splitfed.rounds.views import View
+from splitfed.rounds.view import View
 from splitfed.rounds.vote import Vote
 from splitfed.tensors import Tensors, unpack
 from splitfed.transport.events import STATE, STATE_ROUNDS, Offer

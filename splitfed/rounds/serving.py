@@ -10,7 +10,8 @@ import torch
 
 from splitfed.rounds.gates import Signer, state_offer
 from splitfed.rounds.terms import Terms
-from splitfed.rounds.views import Demand, View, Views
+from splitfed.rounds.view import Demand, View
+from splitfed.rounds.views import Views
 from splitfed.store import RunFolder, VoteRow
 from splitfed.transport.events import NoteKind, Offer, Outgoing, note_message
 from splitfed.transport.link import Link

@@ -11,7 +11,7 @@ from splitfed.entries import Digest, Name, Signature
 from splitfed.errors import ProtocolViolation
 from splitfed.rounds.schedule import plan
 from splitfed.rounds.terms import Terms
-from splitfed.rounds.views import Number, Statement
+from splitfed.rounds.view import Number, Statement
 from splitfed.rounds.vote import decode_vote
 from splitfed.transport.events import offer_message, vote_message
 

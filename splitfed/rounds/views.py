@@ -13,15 +13,9 @@ Nothing here does input or output, looks at a clock or decides who is gone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated
+from collections.abc import Collection, Iterable
 
-import msgspec
-from msgspec import Meta
-
-from splitfed.entries import Digest, Name, Signature
-from splitfed.rounds.vote import Vote, decode_vote
+from splitfed.rounds.view import HIGHEST, Statement, View
 
 LEAP = 64
 """How far above all others one party alone can take the numbers of views, and how many of its
@@ -29,137 +23,6 @@ newest statements are kept for views that are not made."""
 MOST_ALONE = 8
 """Lists of members for one round that nobody else signed: who proposed more only keeps the others
 from agreeing. So many of such lists are progress of their party."""
-HIGHEST = 1 << 62
-
-Number = Annotated[int, Meta(ge=1, le=HIGHEST)]
-Input = tuple[Name, Digest, Signature]
-"""Whose update, its digest, and the party's signature under its offer."""
-
-
-class Statement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One party's word that it votes in this view from now on and in no lower one.
-
-    Attributes:
-        run: the federation run, 32 bytes.
-        view: number of the view, from 1.
-        round: the exchange that is open for the signer.
-        party: who signs.
-        members: of the view, by name, the signer among them.
-        vote: the signer's vote of the highest view for this round, as it was sent; empty: none.
-        vote_signature: under that vote; empty: none.
-        inputs: the updates of this round that the signer knows, by name.
-    """
-
-    run: Digest
-    view: Number
-    round: Number
-    party: Name
-    members: Annotated[tuple[Name, ...], Meta(max_length=256)]
-    vote: Annotated[bytes, Meta(max_length=60 << 10)] = b""
-    vote_signature: Annotated[bytes, Meta(max_length=64)] = b""
-    inputs: Annotated[tuple[Input, ...], Meta(max_length=256)] = ()
-
-    @property
-    def cast(self) -> Vote | None:
-        """The vote inside."""
-        return decode_vote(self.vote) if self.vote else None
-
-
-def shows(word: Statement, party: str) -> bool:
-    """Whether the signer says that it holds an update of ``party``."""
-    vote = word.cast
-    voted = () if vote is None else vote.inputs
-    return any(name == party for name, *_ in (*word.inputs, *voted))
-
-
-def shown_for(view: View, party: str, root: bytes) -> tuple[bytes, bytes]:
-    """``root`` and the signature of ``party`` under it that some member showed; empty: none did."""
-    for word in view.statements.values():
-        vote = word.cast
-        offers = () if vote is None else zip(vote.inputs, vote.offers, strict=False)
-        voted = [(name, found, sign) for (name, found), (_, sign) in offers]
-        for name, found, sign in (*word.inputs, *voted):
-            if (name, found) == (party, root):
-                return root, sign
-    return root, b""
-
-
-@dataclass(frozen=True)
-class View:
-    """One list of members, and the statements that made it; those of view 0 are none.
-
-    Attributes:
-        number: 0 for all parties.
-        members: by name.
-        statements: by party.
-    """
-
-    number: int
-    members: tuple[str, ...]
-    statements: Mapping[str, Statement] = field(default_factory=dict)
-
-    @property
-    def round(self) -> int:
-        """The exchange that was open when it was made; 0 for view 0."""
-        return next((word.round for word in self.statements.values()), 0)
-
-
-@dataclass(frozen=True)
-class Demand:
-    """Which updates a round's outcome in a view is made of.
-
-    Attributes:
-        parties: whose, by name.
-        roots: the digests that are settled already, by party; a member's own may come yet.
-        settled: an earlier vote may have closed the round on just these, so no other counts.
-        liars: parties that signed two different updates, with both: (root, signature) each.
-    """
-
-    parties: tuple[str, ...]
-    roots: Mapping[str, bytes] = field(default_factory=dict)
-    settled: bool = False
-    liars: Mapping[str, tuple[tuple[bytes, bytes], tuple[bytes, bytes]]] = field(
-        default_factory=dict
-    )
-
-
-def demand_of(view: View, round: int) -> Demand:
-    """What must be voted on in ``view`` for ``round``: the inputs of the highest vote that a
-    member has cast, since the round may be closed on them; without any, what every member
-    releases, and what any of them holds of others. A function of the statements alone."""
-    if view.round != round:
-        return Demand(parties=view.members)
-    votes = [vote for word in view.statements.values() if (vote := word.cast) is not None]
-    top = max((vote.view for vote in votes), default=-1)
-    lists = {vote.inputs for vote in votes if vote.view == top}
-    if len(lists) == 1:
-        roots = dict(lists.pop())
-        return Demand(parties=tuple(sorted(roots)), roots=roots, settled=True)
-    # No vote, or different ones in one view: nobody has closed on either, unless somebody voted
-    # twice, and then the two votes show who it was.
-    shown: dict[str, dict[bytes, bytes]] = {}
-    for word in view.statements.values():
-        for party, root, signature in word.inputs:
-            shown.setdefault(party, {})[root] = signature
-    liars = {}
-    for party, signed in shown.items():
-        if len(signed) > 1:
-            first, second, *_ = sorted(signed.items())
-            liars[party] = (first, second)
-    roots = {party: next(iter(signed)) for party, signed in shown.items() if party not in liars}
-    wanted = (set(view.members) | set(roots)) - set(liars)
-    return Demand(parties=tuple(sorted(wanted)), roots=roots, liars=liars)
-
-
-def follows(vote: Vote, view: View) -> bool:
-    """Whether an honest member of ``view`` may have cast ``vote`` in it: on just what the view
-    settles."""
-    demand, inputs = demand_of(view, vote.round), dict(vote.inputs)
-    return (
-        vote.party in view.members
-        and set(inputs) == set(demand.parties)
-        and all(inputs[party] == root for party, root in demand.roots.items())
-    )
 
 
 class Views:
@@ -249,9 +112,32 @@ class Views:
         found = {self._party, *self.current.members, *left, *back}.difference(out)
         # Too few: whoever was left out for a while may be there again.
         found = found if len(found) >= self._minimum else set(self._parties).difference(out)
-        # As many as can be spared, and by everybody the same: each counts its own lists too.
-        noisy = sorted(found & self.noisy(round), reverse=True)
-        return {self._party, *found.difference(noisy[: max(0, len(found) - self._minimum)])}
+        # Without the loud ones, as many as can be spared, the last by name. Who is loud itself
+        # gives way, or each of them would want another view for ever.
+        noisy = self.noisy(round)
+        loud = sorted(found & noisy - {self._party}, reverse=True)
+        calm = found.difference(loud[: max(0, len(found) - self._minimum)])
+        return self._followed(round, calm, out) if self._party in noisy else calm
+
+    def _followed(self, round: int, calm: set[str], out: Collection[str]) -> set[str]:
+        """``calm``, or a list with this party that another one signed last for ``round``: one that
+        its members do not contradict by their own last lists before others, then that which most
+        of them signed, then ``calm``, then the first by name."""
+        last: dict[str, tuple[str, ...]] = {}
+        for number, name in sorted(self._words):
+            word = self._words[number, name]
+            if word.round == round and name != self._party:
+                last[name] = word.members
+        own = tuple(sorted(calm))
+
+        def rank(members: tuple[str, ...]) -> tuple[bool, int, bool, tuple[str, ...]]:
+            theirs = [last[name] for name in members if name in last]
+            contradicted = not all(set(names).issuperset(members) for names in theirs)
+            return contradicted, -theirs.count(members), members != own, members
+
+        lists = {m for m in last.values() if self._party in m and not set(m).intersection(out)}
+        *_, best = min(map(rank, {*lists, own}))
+        return set(best)
 
     def word(self, view: int, party: str) -> Statement | None:
         """What ``party`` signed for ``view``, if it was heard and is kept."""
@@ -358,10 +244,14 @@ class Views:
         self._heard = {key: group for key, group in self._heard.items() if key[0] >= number}
 
     def _in_vain(self, mine: Statement) -> bool:
-        """Whether a member whose signature is not here signed another list for this number or a
-        later view, so that it may never sign this one. Numbers that nobody follows do not count."""
-        lacking, top = set(self.unsigned), self._highest
-        return any(mine.view <= number <= top and name in lacking for number, name in self._words)
+        """Whether a member signed another list for a later view, or for this one: it may never sign
+        this one, or votes in it no more. Numbers that nobody follows do not count."""
+        return any(
+            mine.view <= number <= self._highest
+            and name in mine.members
+            and word.members != mine.members
+            for (number, name), word in self._words.items()
+        )
 
     def wish(self, round: int, alive: Iterable[str]) -> tuple[int, tuple[str, ...]] | None:
         """Number and members of the view that this party should sign now; None: nothing.

@@ -160,6 +160,15 @@ def test_only_who_goes_on_alone_is_gone_and_may_come_back(
     assert mail.membership.gone == {}
 
 
+def test_beside_one_that_was_not_met_yet_a_lacking_signature_is_awaited(mail: Mail) -> None:
+    """Or one that is connected and silent would keep all others from going on without it."""
+    assert mail.unmet() == ["b", "c"]
+    mail.handle(greeted("b"))
+    assert mail.unmet() == ["c"]
+    mail.membership.consider({"c"})
+    assert mail.unmet() == ["b", "c"]
+
+
 def test_whoever_comes_back_with_another_folder_is_out(mail: Mail) -> None:
     mail.handle(greeted("b"))
     with pytest.raises(Violation, match="b: comes back with another run folder"):

@@ -25,7 +25,7 @@ from splitfed.rounds.statements import (
     signed_offer,
 )
 from splitfed.rounds.terms import UPDATE
-from splitfed.rounds.views import Statement, View
+from splitfed.rounds.view import Statement, View
 from splitfed.rounds.vote import Vote, encode_vote, make_vote
 from splitfed.transport.events import (
     STATE_ROUNDS,

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from splitfed.rounds.views import (
-    HIGHEST,
-    LEAP,
-    MOST_ALONE,
-    Statement,
-    View,
-    Views,
-    demand_of,
-    follows,
-)
+from splitfed.rounds.view import HIGHEST, Statement, View, demand_of, follows
+from splitfed.rounds.views import LEAP, MOST_ALONE, Views
 from splitfed.rounds.vote import decode_vote, encode_vote, make_vote
 
 RUN = b"r" * 32
@@ -208,12 +200,13 @@ def test_no_view_below_the_minimum_or_without_me(alive: str) -> None:
     assert Views("abc", "a", 2).wish(1, alive) is None
 
 
-def test_of_several_that_only_propose_as_many_are_left_out_as_the_others_can_do_without() -> None:
-    """c and e do not reach each other, and a is gone: b and d need one of them."""
-    words = [word("c", 2 * n, "bcd") for n in range(1, MOST_ALONE + 2)]
-    words += [word("e", 2 * n, "bde") for n in range(1, MOST_ALONE + 2)]
-    views = heard("b", *words, parties="abcde", minimum=3)
-    assert views.alive(1, "a") == {"b", "c", "d"}
+def test_what_a_member_signed_is_in_vain_once_it_signed_another_list_later() -> None:
+    """It votes in the earlier view no more, though its signature is here."""
+    views = heard("d", *(word(name, 1, "abcd") for name in "abd"), parties="abcd", minimum=3)
+    assert views.unsigned == ("c",)
+    assert views.wish(1, "abcd") is None
+    views.hear(word("a", 2, "abd"))
+    assert views.wish(1, "abcd") == (3, tuple("abcd"))
 
 
 def test_one_does_not_rest_in_a_view_in_which_a_member_votes_no_more() -> None:
@@ -350,36 +343,6 @@ def test_a_vote_follows_from_what_its_view_settles() -> None:
 def test_the_demand_does_not_depend_on_the_order_of_the_statements() -> None:
     words = [word("a", 1, "ab", holds="c"), word("b", 1, "ab", cast=vote("b", 0, "ab"))]
     assert demand_of(view_of(*words), 1) == demand_of(view_of(*reversed(words)), 1)
-
-
-def test_where_many_proposed_in_vain_enough_come_to_one_view_and_rest_there() -> None:
-    """c, d and e have each signed many lists that nobody else did."""
-    names = "abcde"
-    everybody = {name: Views(names, name, 3) for name in names}
-
-    def say(said: Statement) -> None:
-        for views in everybody.values():
-            views.hear(said)
-
-    for number in range(1, MOST_ALONE + 2):
-        for name, without in zip("cde", "abc", strict=True):
-            say(word(name, number, names.replace(without, "")))
-    for _ in range(3 * MOST_ALONE):
-        for name, views in everybody.items():
-            if wish := views.wish(1, views.alive(1, ())):
-                say(word(name, wish[0], "".join(wish[1])))
-    members = everybody["a"].current.members
-    assert len(members) >= 3
-    for name in members:  # at rest, and so they vote
-        views = everybody[name]
-        assert (views.current.members, views.pending) == (members, False)
-        assert views.wish(1, views.alive(1, ())) is None
-
-
-def test_who_proposed_in_vain_asks_for_a_view_with_itself_and_the_others_without() -> None:
-    lone = [word("a", number, "abc") for number in range(1, MOST_ALONE + 2)]
-    assert heard("a", *lone).alive(1, ()) == {"a", "b", "c"}
-    assert heard("b", *lone).alive(1, ()) == {"b", "c"}
 
 
 def test_after_the_round_a_view_between_the_present_and_the_last_of_others_is_known() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from splitfed.rounds.book import Book
 from splitfed.rounds.pace import HEARD_OUT, QUICK, SLOWEST, Claims, Pace
-from splitfed.rounds.views import View
+from splitfed.rounds.view import View
 from splitfed.rounds.violations import Violation
 from splitfed.rounds.waiting import MOST_AT_ONCE, Waiting
 from splitfed.transport.events import Left, PeerView, Status
@@ -199,7 +199,7 @@ def test_who_votes_is_told_when_it_changes() -> None:
 
 
 def test_the_more_views_were_signed_in_vain_the_longer_a_silence_is_borne() -> None:
-    """And all that counted as absent are given another chance."""
+    """And all that counted as absent are given another chance; so they are in another view."""
     made, asked, pace = waiting(), [], Pace(lambda: 1e9)
     membership = made.mail.membership
     made.mail.peers, made.mail.run, made.mail.number = ("b", "c"), b"r" * 32, 1
@@ -219,4 +219,8 @@ def test_the_more_views_were_signed_in_vain_the_longer_a_silence_is_borne() -> N
     made._reconsider({"b": 1.5}, "vote")
     made._reconsider({"b": 2.5}, "vote")
     assert asked == [{"b"}, set(), {"b"}]
+    made._reconsider({}, "vote")
+    membership.views.current = View(1, ("a", "b"))
+    made._reconsider({}, "vote")
+    assert asked[3:] == [{"b"}, set()]
     assert (pace.doublings(1), pace.doublings(2)) == (1, 0)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
-from splitfed.rounds.views import Demand, Statement, View, Views, demand_of
+from splitfed.rounds.view import Demand, Statement, View, demand_of
+from splitfed.rounds.views import Views
 from splitfed.rounds.vote import Vote, encode_vote, make_vote
 
 RUN = b"r" * 32

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterable, Sequence
 
-from splitfed.rounds.views import Statement
+from splitfed.rounds.view import Statement
 from splitfed.rounds.vote import Vote
 from tests.support.council import PARTIES, Member, Outcome, Update, Word, majorities
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from splitfed.rounds.views import Statement, View, demand_of
+from splitfed.rounds.view import Statement, View, demand_of
 from splitfed.rounds.vote import Vote
 from tests.support.council import (
     Member,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from splitfed.rounds.statements import decode_statement
-from splitfed.rounds.views import Statement, shows
+from splitfed.rounds.view import Statement, shows
 from splitfed.rounds.vote import Vote, decode_vote
 from splitfed.tensors import Tensors
 from splitfed.transport.events import STATE, Event, Greeting, NoteKind, Outgoing

@@ -13,7 +13,7 @@ from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Admission, admit
 from splitfed.rounds.membership import Membership
 from splitfed.rounds.terms import UPDATE, Terms
-from splitfed.rounds.views import Statement
+from splitfed.rounds.view import Statement
 from splitfed.rounds.vote import Vote, encode_vote, make_vote
 from splitfed.store import Checkpoint, RunFolder
 from splitfed.tensors import describe, digest, manifest_of, pack
