@@ -169,6 +169,15 @@ def test_beside_one_that_was_not_met_yet_a_lacking_signature_is_awaited(mail: Ma
     assert mail.unmet() == ["b", "c"]
 
 
+def test_with_the_votes_that_close_the_round_nobody_need_be_met(mail: Mail) -> None:
+    """The others are a round ahead, and never leave out of this one whoever died since."""
+    mail.book.add_vote(vote("a", 0, "abc"))
+    mail.handle(voted(vote("b", 0, "abc")))
+    assert mail.unmet() == ["b", "c"]
+    mail.handle(voted(vote("c", 0, "abc"), by="b"))
+    assert mail.unmet() == []
+
+
 def test_whoever_comes_back_with_another_folder_is_out(mail: Mail) -> None:
     mail.handle(greeted("b"))
     with pytest.raises(Violation, match="b: comes back with another run folder"):
