@@ -29,7 +29,7 @@ LOOK = 1.0
 def unchanging(*parties: str, clock: Callable[[], float]) -> SimpleNamespace:
     """The membership of the first of these parties, in which nobody is ever left out."""
     views = Views(parties, parties[0], len(parties))
-    return SimpleNamespace(dynamic=False, pace=Pace(clock), views=views)
+    return SimpleNamespace(dynamic=False, pace=Pace(clock), views=views, ready=lambda: None)
 
 
 class Bench:
