@@ -156,6 +156,8 @@ def row_of(attack: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     alone, federated, kept = ([row[key] for row in rows] for key in ("alone", "federated", "kept"))
     gain = sum(federated) - sum(alone)
     marked = [row["backdoor"] for row in rows if row.get("backdoor", [None])[0] is not None]
+    planted = [f"{100 * fmean(column):.1f}" for column in zip(*marked, strict=True)]
+    planted += [str(sum(its - own > SUCCESS for own, _, its in marked))]
     less = [k - a for k, a in zip(kept, alone, strict=True)]
     return [
         attack,
@@ -166,8 +168,7 @@ def row_of(attack: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{100 * (sum(kept) - sum(alone)) / gain:.0f} %" if gain > 0 else "-",
         f"{100 * min(less):+.2f}",
         str(sum(difference < -HARM for difference in less)),
-        *(f"{100 * fmean(column):.1f}" for column in zip(*marked, strict=True)),
-        *((str(sum(its - own > SUCCESS for own, _, its in marked)),) if marked else "-" * 4),
+        *(planted if marked else ["-"] * 4),
     ]
 
 

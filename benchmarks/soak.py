@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from measuring import machine
-from soak_rows import Row, table
+from soak_rows import Row, told
 
 PARTS = {
     "kills": ("soak_kills", "measure"),
@@ -50,10 +50,7 @@ def main() -> int:
     for name in options.parts or PARTS:
         began = time.monotonic()
         print(f"\n## {name}\n", flush=True)
-        rows = part(name)(options.quick)
-        print(table(rows))
-        print(f"\n{time.monotonic() - began:.0f} s", flush=True)
-        met = met and all(row.met for row in rows)
+        met = told(part(name)(options.quick), began) == 0 and met
     return 0 if met else 1
 
 

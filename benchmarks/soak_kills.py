@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from shrinking import shrink
 from soak_member import AGREEMENT, NAMES
 
-from soak_rows import Row, table
+from soak_rows import Row, told
 from splitfed.store import RunFolder
 from splitfed.transport.keys import make_secret
 from tests.support.pairs import make_pair
@@ -346,10 +346,7 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     print(f"seed {options.seed}", flush=True)
-    rows = measure(options.quick, options.seed)
-    print(table(rows))
-    print(f"{time.monotonic() - began:.0f} s")
-    return 0 if all(row.met for row in rows) else 1
+    return told(measure(options.quick, options.seed), began)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Rows of the soak's answer: what was asked, what was wanted, what was measured."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,3 +22,10 @@ def table(rows: Sequence[Row]) -> str:
         cells = (row.what, row.wanted, row.measured, "yes" if row.met else "NO")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def told(rows: Sequence[Row], began: float) -> int:
+    """Print the rows and the seconds since ``began`` (monotonic); the exit code that they mean."""
+    print(table(rows))
+    print(f"\n{time.monotonic() - began:.0f} s", flush=True)
+    return 0 if all(row.met for row in rows) else 1

@@ -40,7 +40,7 @@ from measuring import (
     say,
 )
 from soak_parties import NAMES, greeting_of, joined, keys, outgoing, party_task
-from soak_rows import Row, table
+from soak_rows import Row, told
 from splitfed.transport import sockets
 from splitfed.transport.events import Arrived, Delivered, Failed, Greeted
 from splitfed.transport.frames import Type
@@ -323,10 +323,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="some seconds, for a look")
     began = time.monotonic()
-    rows = measure(parser.parse_args().quick)
-    print(table(rows))
-    print(f"\n{time.monotonic() - began:.0f} s")
-    return 0 if all(row.met for row in rows) else 1
+    return told(measure(parser.parse_args().quick), began)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from soak_rows import Row, table
+from soak_rows import Row, told
 from tests.support.storm import Outcome, Storm
 from tests.support.weather import weather_of
 
@@ -121,10 +121,7 @@ def main() -> int:
     parser.add_argument("--federations", type=int, default=FEDERATIONS)
     options = parser.parse_args()
     began = time.monotonic()
-    rows = rows_of(options.seed, options.federations)
-    print(table(rows))
-    print(f"{time.monotonic() - began:.0f} s")
-    return 0 if all(row.met for row in rows) else 1
+    return told(rows_of(options.seed, options.federations), began)
 
 
 if __name__ == "__main__":

@@ -85,11 +85,10 @@ class Receiving:
         self._assemblies: dict[OfferKey, Assembly] = {}
         self._arrived: set[OfferKey] = set()
         self._stored: dict[OfferKey, bytes] = {}
-        self._refused: set[OfferKey] = set()
+        self._refused: dict[OfferKey, int | None] = {}  # with their number in this session
         self._offered: dict[tuple[int, str], OfferKey] = {}
         self._transfers: dict[int, Offer] = {}
         self._unwanted: dict[int, Offer] = {}
-        self._turned_down: dict[OfferKey, int] = {}
         self._over: set[int] = set()
         self.resumes = 0
         self.duplicates = 0
@@ -118,7 +117,7 @@ class Receiving:
         """A session begins or ended: nothing is asked for, no transfer has a number."""
         self._transfers.clear()
         self._unwanted.clear()
-        self._turned_down.clear()
+        self._refused = dict.fromkeys(self._refused)
         self._over.clear()
         for assembly in self._assemblies.values():
             assembly.forget_asked()
@@ -133,8 +132,8 @@ class Receiving:
             self._offered.setdefault((offer.round, offer.kind), offer.key)
         for transfer in [t for t, o in self._unwanted.items() if o.key == offer.key]:
             self._transfers[transfer] = self._unwanted.pop(transfer)
-        if offer.key in self._turned_down:  # too late to be pulled, and here by another way
-            self._transfers[self._turned_down.pop(offer.key)] = offer
+        if (late := self._refused.get(offer.key)) is not None:
+            self._transfers[late] = offer  # not pulled any more, and here by another way
         replies.stored.extend(
             (transfer, offered, counter_signature)
             for transfer, offered in self._transfers.items()
@@ -163,8 +162,7 @@ class Receiving:
         }
         self._arrived -= old
         self._stored = {key: sign for key, sign in self._stored.items() if key not in old}
-        self._refused -= old
-        self._turned_down = {key: t for key, t in self._turned_down.items() if key not in old}
+        self._refused = {key: t for key, t in self._refused.items() if key not in old}
 
     def clear(self) -> None:
         """Give all memory back: nothing of this peer is wanted any more."""
@@ -258,8 +256,7 @@ class Receiving:
             if reason == LATER:
                 return False
             if reason is not None:
-                self._refuse(offer, reason, replies)
-                self._turned_down[offer.key] = transfer
+                self._refuse(transfer, offer, reason, replies)
                 return True
             if not self._passed(key):
                 self._remember(offer)
@@ -270,13 +267,12 @@ class Receiving:
             self._go_on(offer, now, replies)
         return True
 
-    def _refuse(self, offer: Offer, reason: str, replies: Replies) -> None:
-        if offer.key in self._refused:
-            return
-        if len(self._refused) >= MAX_REFUSED:
-            raise ResourceLimit(f"more than {MAX_REFUSED} offers that had to be refused")
-        self._refused.add(offer.key)
-        replies.events.append(OfferRefused(self._peer, offer, reason))
+    def _refuse(self, transfer: int, offer: Offer, reason: str, replies: Replies) -> None:
+        if offer.key not in self._refused:
+            if len(self._refused) >= MAX_REFUSED:
+                raise ResourceLimit(f"more than {MAX_REFUSED} offers that had to be refused")
+            replies.events.append(OfferRefused(self._peer, offer, reason))
+        self._refused[offer.key] = transfer
 
     def _remember(self, offer: Offer) -> None:
         """Know a second payload or entry of the peer's own for the same round; forget what is

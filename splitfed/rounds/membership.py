@@ -297,15 +297,6 @@ class Membership:
             Violation: no honest party signs this, or passes it on.
             FolderDiverged: it is mine, and this folder does not have it.
         """
-        self._take(event)
-        while (ready := self.ready()) is not None:
-            self._take(ready)
-
-    def ready(self) -> Noted | None:
-        """A statement that had to wait and can be taken in by now."""
-        return self._believing.ready(self._book.round)
-
-    def _take(self, event: Noted) -> None:
         with blaming(event.peer):  # who passes something on has read it
             word = (decode_lie if event.kind == "evidence" else decode_statement)(event.body)
             if event.peer != event.origin and word.run != self._run:
@@ -315,6 +306,10 @@ class Membership:
                 self._liars.shown(word, self._run)
             else:
                 self._stated(word, event)
+
+    def ready(self) -> Noted | None:
+        """A statement that had to wait and can be taken in by now."""
+        return self._believing.ready(self._book.round)
 
     def _stated(self, word: Statement, event: Noted) -> None:
         run, open_round, _ = self._exchange

@@ -114,10 +114,9 @@ class Receipts:
         last = self._folder.ledger.last()
         if last is None or last.row.round >= round:
             return []
-        if self._dynamic and last.row.round < round - 1:
-            return []
-        if self._dynamic and last.row.round in self._folder.missed():
-            return []  # the others closed it without this release, and need not have taken it
+        of = last.row.round
+        if self._dynamic and (of < round - 1 or of in self._folder.missed()):
+            return []  # what others closed without this release they need not have taken
         vote = self._folder.own_vote(last.row.round)
         if vote is not None and self._party in dict(decode_vote(vote.body).excluded):
             return []

@@ -190,7 +190,6 @@ class Waiting:
             if (event := self.link.next(timeout=0.0)) is None:
                 break
             self.handle(event)
-        self._believe()
         if self.mail.membership.entry():
             self._reconsider({}, what)
 
@@ -201,26 +200,23 @@ class Waiting:
         self.telling.tick()
         if event is not None:
             self.handle(event)
-            self._believe()
         elif self.link.closed:
             raise LinkDown(f"the link was closed while waiting for the {what} of {waiting}")
 
     def handle(self, event: Event) -> None:
         """Take in ``event``; what breaks the rules ends the federation, never the process. Among
         three or more it ends it with that peer, if enough others are left."""
-        try:
-            self.mail.handle(event)
-        except Violation as fault:
-            self.blame(fault.peer, fault.reason)
+        self._hear(self.mail.handle, event)
+        # Statements that had to wait for what came meanwhile, be it a liar's end.
+        while (ready := self.mail.membership.ready()) is not None:
+            self._hear(self.mail.membership.noted, ready)
         self._tell_view()
 
-    def _believe(self) -> None:
-        """Take in statements that had to wait for what came meanwhile, be it a liar's end."""
-        while (ready := self.mail.membership.ready()) is not None:
-            try:
-                self.mail.membership.noted(ready)
-            except Violation as fault:
-                self.blame(fault.peer, fault.reason)
+    def _hear(self, by: Callable[[Any], None], event: Event) -> None:
+        try:
+            by(event)
+        except Violation as fault:
+            self.blame(fault.peer, fault.reason)
 
     def _tell_view(self) -> None:
         """Say who votes, when that has changed."""

@@ -213,6 +213,8 @@ def test_status_json_stays_fresh_while_the_trainer_is_busy(
     with bench.telling:
         first = bench.status_file()["monotonic_s"]
         until(lambda: bench.status_file()["monotonic_s"] > first, "a fresh status")
+        again = bench.status_file()
+    assert (again["boot"], again["monotonic_s"] > first) == (bench.folder.boot, True)
 
 
 def test_steps_that_would_give_away_how_many_images_there_are_stay_at_home(

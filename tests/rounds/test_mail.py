@@ -33,7 +33,18 @@ from splitfed.transport.events import (
     vote_message,
 )
 from tests.support.members import INITIAL
-from tests.support.one import RUN, SECRETS, TERMS, One, later_vote, noted, update, vote, word
+from tests.support.one import (
+    RUN,
+    SECRETS,
+    TERMS,
+    One,
+    believe,
+    later_vote,
+    noted,
+    update,
+    vote,
+    word,
+)
 
 
 def greeted(party: str, folder: bytes = b"") -> Greeted:
@@ -378,6 +389,7 @@ def test_an_update_that_does_not_count_is_never_let_out(one: One, mail: Mail) ->
         mail.handle(noted("view", msgspec.msgpack.encode(said), name))
     for name in "bc":
         mail.handle(noted("view", msgspec.msgpack.encode(word(name, 1, "bc")), name))
+    believe(mail.membership)
     mail.membership.consider(())
     assert mail.membership.views.current.number == 2
     made, released = agreeing(one, mail)

@@ -35,7 +35,9 @@ def waiting(
     views_said = SimpleNamespace(
         said=lambda *_: said, left_out_by=lambda peer, _: set((without or {}).get(peer, ""))
     )
-    told: Any = SimpleNamespace(gone=dict.fromkeys(gone, "left"), dynamic=True, views=views_said)
+    told: Any = SimpleNamespace(
+        gone=dict.fromkeys(gone, "left"), dynamic=True, views=views_said, ready=lambda: None
+    )
     link: Any = SimpleNamespace(peers_status=lambda: views)
     mail: Any = SimpleNamespace(membership=told, book=Book(round=1))
     made = Waiting(
@@ -162,7 +164,7 @@ def test_however_much_a_peer_sends_training_begins() -> None:
     made.mail.handle = taken.append
     made.mail.peers = ("b",)
     made.mail.membership.views.current = View(0, ("a", "b"))
-    made.mail.membership.entry = made.mail.membership.ready = lambda: None
+    made.mail.membership.entry = list
     made.take_all("signature")
     assert len(taken) == MOST_AT_ONCE
 
@@ -177,10 +179,11 @@ def test_what_a_found_liar_held_up_is_taken_in_with_the_next_event() -> None:
             raise Violation("b", "lied")
 
     told: Any = made.mail.membership
-    told.ready, told.noted, told.entry = lambda: aside.pop(0) if aside else None, noted, list
-    made.link.next = lambda timeout: None
+    told.ready, told.noted = lambda: aside.pop(0) if aside else None, noted
+    told.views.current, made.mail.handle = View(0, ("a", "b")), lambda event: None
+    event: Any = None
     with mock.patch.object(made, "blame", lambda *said: blamed.append(said)):
-        made.take_all("signature")
+        made.handle(event)
     assert (heard, blamed) == (["of b", "of c"], [("b", "lied")])
 
 

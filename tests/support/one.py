@@ -102,6 +102,7 @@ class One:
 
     def hears(self, said: Statement, *, of: str = "", peer: str = "") -> None:
         self.membership.noted(noted("view", msgspec.msgpack.encode(said), of or said.party, peer))
+        believe(self.membership)
 
     def holds(self, party: str, face: int = 0) -> Admission:
         offer, payload = update(party, face)
@@ -122,6 +123,12 @@ class One:
     def closes(self, round: int) -> None:
         made = Checkpoint(round=round, tensors=dict(INITIAL), meta={"phase": "closed"})
         self.folder.close_round(round, "agreed", digest(INITIAL), made, {"outcome": "agreed"})
+
+
+def believe(membership: Membership) -> None:
+    """Let it take in what waited for the last word."""
+    while (ready := membership.ready()) is not None:
+        membership.noted(ready)
 
 
 def noted(kind: Any, body: bytes, origin: str, peer: str = "") -> Noted:

@@ -199,6 +199,20 @@ def test_what_was_refused_too_late_and_is_here_by_another_way_is_answered_at_onc
     assert Type.PULL not in net.types()
 
 
+def test_what_was_refused_in_an_earlier_session_is_answered_only_when_it_is_offered_again() -> None:
+    net, alice, bob, line = joined(accept=lambda offer: "round is closed")
+    bob.talk.offer(outgoing("bob"))
+    net.pump()
+    refused = alice.only(OfferRefused)
+    net.cut(line)
+    bob.talk.discard(refused.offer.round)
+    net.connect(bob, alice)
+    net.pump()
+    alice.holds(refused.offer)
+    net.pump()
+    assert Type.STORED not in net.types()
+
+
 @pytest.mark.parametrize("rounds", [1, 2, 100])
 def test_what_is_on_its_way_when_its_round_is_discarded_is_no_fault(rounds: int) -> None:
     """Whoever comes back may be many rounds further at once."""
