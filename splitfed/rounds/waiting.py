@@ -52,7 +52,8 @@ class Waiting:
     on_absent: Literal["wait", "finish-alone"]
     clock: Callable[[], float]
     telling: Telling
-    _slow: dict[str, object] = field(init=False, default_factory=dict)
+    _slow: dict[str, tuple[object, float | None]] = field(init=False, default_factory=dict)
+    _said: dict[str, tuple[float | None, int]] = field(init=False, default_factory=dict)
     _suspects: set[str] = field(init=False, default_factory=set)
     _blamed: set[str] = field(init=False, default_factory=set)
     _view: int | None = field(init=False, default=None)
@@ -107,11 +108,12 @@ class Waiting:
         if membership.returning.shared is not None and what != "greeting":
             raise CaughtUp
         if self._tried != (tried := (doublings, membership.views.current.number)):
-            self._tried = tried
-            self._slow.clear()  # all try once more
-        for peer in [p for p, seen in self._slow.items() if self._progress(p) != seen]:
+            self._tried = tried  # whoever is there may try once more
+            self._slow = {p: was for p, was in self._slow.items() if self._seen(p) == was[1]}
+        for peer in [p for p, was in self._slow.items() if self._progress(p) != was[0]]:
             del self._slow[peer]  # it is back
-        self._slow.update({p: self._progress(p) for p in late.keys() - self._slow.keys()})
+        for peer in late.keys() - self._slow.keys():
+            self._slow[peer] = self._progress(peer), self._seen(peer)
         suspects = self._slow.keys() - self._excused(silent)
         for peer in sorted(suspects - self._suspects):
             silence = late.get(peer, self.patience)
@@ -233,10 +235,13 @@ class Waiting:
     def _progress(self, peer: str) -> object:
         """What changes when ``peer`` gets on: its status, its statements, and bytes of updates both
         ways, since what a peer pulls from us is its progress too. What moves between us and others
-        is not."""
-        view = self.link.peers_status()[peer]
-        membership = self.mail.membership
-        said = membership.views.said(peer, self.mail.book.round) if membership.dynamic else 0
+        is not; statements that others pass on count once it gives a sign of life itself, or
+        one whose link is cut would seem to be there."""
+        view, membership = self.link.peers_status()[peer], self.mail.membership
+        life, said = self._said.get(peer, (None, 0))
+        if membership.dynamic and life != view.last_sign_of_life:
+            said = membership.views.said(peer, self.mail.book.round)
+            self._said[peer] = view.last_sign_of_life, said
         return view.since_change, view.moved, said
 
     def _seen(self, peer: str) -> float | None:

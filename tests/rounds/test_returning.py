@@ -37,11 +37,16 @@ from tests.support.quick import (
 pytestmark = pytest.mark.usefixtures("silence")
 
 
-def again(town: Town, *names: str, **engine: Any) -> None:
-    """New processes, with learners that know nothing."""
+def anew(town: Town, *names: str) -> None:
+    """Learners that know nothing."""
     for name in names:
         town.learners[name] = AddingLearner(1.0 + town.names.index(name))
         del town.endings[name]
+
+
+def again(town: Town, *names: str, **engine: Any) -> None:
+    """New processes, with learners that know nothing."""
+    anew(town, *names)
     begin(town, *names, **engine)
 
 
@@ -252,16 +257,28 @@ def test_one_that_only_stays_silent_is_noticed_while_another_was_not_met_yet(
     town = town_of(tmp_path, "abcde", max_update_norm=100.0)
     stops_in(town, "abcde", 2)
     training, enough = threading.Event(), threading.Event()
-    again(town, "b")
-    town.learners["b"].crash = lambda round: (training.set(), enough.wait(60.0))
-    again(town, *"acde")
+
+    def stop(round: int) -> None:
+        assert training.wait(30.0)
+        raise PowerCut
+
+    anew(town, *"abcde")
     for name in "acde":
-        dies_in(town, name, 2)
+        town.learners[name].crash = stop
+    town.learners["b"].crash = lambda round: (training.set(), enough.wait(60.0))
+    begin(town)
     town.wait(*"acde")
-    assert training.wait(30.0)
-    DEAD.clear()
-    DEAD.update("bd")
     again(town, *"ace", confirm_within=5.0)
+
+    def met() -> bool:
+        links = [town.links[name].peers_status() for name in "ace"]
+        return all(link["b"].state == "connected" for link in links)
+
+    until(met, "b does not greet")
+    DEAD.add("d")
+    logs = [town.folders[name] / "log.jsonl" for name in "ace"]
+    until(lambda: all('"view-signed"' in log.read_text() for log in logs), "d is not missed")
+    DEAD.add("b")
     town.wait(*"ace")
     enough.set()
     assert alike(ended(town, "ace"), after([1, 2, 3, 4, 5], *[[1, 3, 5]] * 3))

@@ -122,9 +122,24 @@ def test_at_the_end_nobody_is_waited_for_who_left_or_cannot_come(
     assert logged == ([] if confirmed else [("unconfirmed", ["c"])])
 
 
-def test_a_statement_is_progress() -> None:
-    assert waiting(b="")._progress("b") != waiting(said=1, b="")._progress("b")
-    assert waiting(b="")._progress("b") == waiting(b="")._progress("b")
+def seen(name: str, at: float | None) -> dict[str, PeerView]:
+    """A link to ``name``, whose last sign of life was ``at``."""
+    view = PeerView(
+        state="connected", status=None, since_change=1.0, last_sign_of_life=at, awaiting=""
+    )
+    return {name: view}
+
+
+def test_a_statement_is_progress_once_its_party_gives_a_sign_of_life() -> None:
+    """Others pass on what it says: where its link is cut it is gone all the same."""
+    made, heard = waiting(b=""), [0]
+    made.mail.membership.views.said = lambda *_: heard[0]
+    before = made._progress("b")
+    assert made._progress("b") == before
+    heard[0] = 1
+    assert made._progress("b") == before
+    made.link.peers_status = lambda: seen("b", 2.0)
+    assert made._progress("b") != before
 
 
 # --- what parties that do not agree may cost -------------------------------------------
@@ -202,28 +217,25 @@ def test_who_votes_is_told_when_it_changes() -> None:
 
 
 def test_the_more_views_were_signed_in_vain_the_longer_a_silence_is_borne() -> None:
-    """And all that counted as absent are given another chance; so they are in another view."""
-    made, asked, pace = waiting(), [], Pace(lambda: 1e9)
+    """And all that counted as absent are given another chance if they are there; so they are in
+    another view."""
+    made, asked, pace, life = waiting(), [], Pace(lambda: 1e9), [1.0]
     membership = made.mail.membership
     made.mail.peers, made.mail.run, made.mail.number = ("b", "c"), b"r" * 32, 1
     membership.pace, membership.returning = pace, SimpleNamespace(shared=None)
     membership.views.current = View(0, ("a", "b", "c"))
     membership.consider = lambda suspects: asked.append(set(suspects)) or True
     made.folder.log = made.telling.say = lambda *args, **fields: None
-    made.link.peers_status = lambda: {
-        name: PeerView(
-            state="connected", status=None, since_change=1.0, last_sign_of_life=1.0, awaiting=""
-        )
-        for name in "bc"
-    }
-    made._reconsider({"b": 1.5}, "vote")
+    made.link.peers_status = lambda: seen("b", life[0]) | seen("c", 1.0)
+    made._reconsider({"b": 1.5, "c": 1.5}, "vote")
+    life[0] = 2.0
     for _ in range(QUICK):
         pace.may_sign(1)
     made._reconsider({"b": 1.5}, "vote")
     made._reconsider({"b": 2.5}, "vote")
-    assert asked == [{"b"}, set(), {"b"}]
+    assert asked == [{"b", "c"}, {"c"}, {"b", "c"}]
     made._reconsider({}, "vote")
-    membership.views.current = View(1, ("a", "b"))
+    membership.views.current, life[0] = View(1, ("a", "b")), 3.0
     made._reconsider({}, "vote")
-    assert asked[3:] == [{"b"}, set()]
+    assert asked[3:] == [{"b", "c"}, {"c"}]
     assert (pace.doublings(1), pace.doublings(2)) == (1, 0)
