@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from splitfed.errors import Difference
+from splitfed.errors import ABSENT, Difference
 
-ABSENT = "(absent)"
 _SHOWN = 200
 _BEFORE = 20
 _DEEPEST = 16

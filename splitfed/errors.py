@@ -104,6 +104,10 @@ class NoRunFolder(FolderError):
     """There is no run folder, or a run has only begun to make it."""
 
 
+ABSENT = "(absent)"
+"""The value of a field that one of two agreements lacks."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """One field on which two agreements differ, as shown side by side."""
@@ -119,11 +123,28 @@ class ContractMismatch(UserError):
     def __init__(self, peer: str, differences: Iterable[Difference], cure: str = "") -> None:
         self.peer = peer
         self.differences = tuple(differences)
-        rows = "\n".join(f"  {d.key}: mine {d.mine} | theirs {d.theirs}" for d in self.differences)
+        told = [f"  {d.key}: mine {d.mine} | theirs {d.theirs}" for d in self.differences]
+        for name, lacking in self._lacking().items():
+            whose = "yours" if lacking == "mine" else f"that of {peer}"
+            told = [row for row in told if not row.startswith(f"  parties.{name}.")]
+            told.append(
+                f"  parties.{name}: stands in one file only; {whose} lacks it, and may be older"
+            )
+            cure = cure or "give every party the file that the last one completed"
         super().__init__(
-            f"the agreement differs from that of {peer}:\n{rows}",
+            f"the agreement differs from that of {peer}:\n" + "\n".join(told),
             cure or "agree on one federation.toml and give every party the same file",
         )
+
+    def _lacking(self) -> dict[str, str]:
+        """Which parties one of the two lacks altogether: name -> "mine" or "theirs"."""
+        keys = [
+            (d.key.removeprefix("parties.").removesuffix(".public_key"), d)
+            for d in self.differences
+            if d.key.startswith("parties.") and d.key.endswith(".public_key")
+        ]
+        mine = {name: "mine" for name, d in keys if d.mine == ABSENT}
+        return mine | {name: "theirs" for name, d in keys if d.theirs == ABSENT}
 
 
 # --- a peer or the network: exit code 3 ----------------------------------------------

@@ -13,7 +13,7 @@ SHORTEST = 30.0
 
 def advice(config: PartyConfig) -> list[str]:
     """One sentence each."""
-    return [*_arguments(config), *_patience(config)]
+    return [*_arguments(config), *_patience(config), *_nobody_to_spare(config)]
 
 
 def _arguments(config: PartyConfig) -> list[str]:
@@ -55,3 +55,19 @@ def _patience(config: PartyConfig) -> list[str]:
             f"every 10 s, so one that trains may pass for absent; give it {SHORTEST:g} s or more"
         ]
     return []
+
+
+def _nobody_to_spare(config: PartyConfig) -> list[str]:
+    """Of three parties and more, the others go on without one only if the rule can."""
+    agreed, parties = config.federation, len(config.federation.parties)
+    needed, rule = agreed.members_needed, agreed.aggregation
+    if parties <= 2 or needed <= parties // 2 + 1:
+        return []
+    spare = "none" if needed == parties else f"at most {parties - needed}"
+    why = f"rule = {rule.rule!r} needs {needed} in every round"
+    if needed == agreed.minimum_parties:
+        why = f"minimum_parties = {needed} is agreed"
+    return [
+        f"{spare} of the {parties} parties may be away: {why}; when more are, every run waits for "
+        "them as [link] patience and on_absent say"
+    ]

@@ -113,6 +113,7 @@ def make_plan(config: PartyConfig) -> dict[str, Any]:
         "payload_bytes": payload * agreed.terms.rounds
         + (0 if fusion is None else fusion["bytes"] * fusion["times"]),
         "rule": config.federation.aggregation.sentence,
+        "parties_needed": config.federation.members_needed,
         "fusion": fusion,
         "consented": fusion is None or fusion["kind"] != "private" or config.fusion.release_private,
         "wire_bytes_per_round_at_most": payload * 102 // 100
@@ -164,6 +165,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         f"shared tensors: {plan['fingerprint']}",
         "  (every party must see the same two lines)",
         f"rule: {plan['rule']}",
+        f"parties that a round needs: {plan['parties_needed']} of {1 + len(plan['peers'])}",
         "",
         *_code_lines(plan),
         *(f"note: {text}" for text in plan["notes"]),

@@ -190,7 +190,8 @@ def _consequence(found: Mapping[str, Any]) -> Iterator[str]:
         if found["on_absent"] != "finish-alone":
             then = "ends with exit code 3; run again to go on"
         if len(found.get("peers") or {}) > 1:
-            then = f"goes on without who is absent if enough others agree; else it {then}"
+            met = "all have met before and " if wait["for"] == "greeting" else ""
+            then = f"goes on without who is absent if {met}enough others agree; else it {then}"
         left = lasting(max(wait["patience_left_s"] - (found["age_s"] or 0.0), 0.0))
         yield f"if nothing changes, in {left} it {then}"
 

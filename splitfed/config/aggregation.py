@@ -261,4 +261,11 @@ def too_few(rule: str, byzantine: int, number: int) -> str:
             f"{why}: of two parties nobody can tell which one lies, and such a rule is the mean "
             'or an arbitrary pick; use "mean", whose max_update_norm bounds both'
         )
-    return f'{why}; lower byzantine, bring in more parties, or use "mean" or "median"'
+    least = 1 if NEEDS[rule].told else 0
+    lower = [b for b in range(least, byzantine) if number >= NEEDS[rule].parties(b)]
+    cures = [
+        *([f"lower byzantine to {lower[-1]}"] if lower else ()),
+        "bring in more parties",
+        *(['use "median"'] if number >= NEEDS["median"].parties(byzantine) else ()),
+    ]
+    return f"{why}; {', or '.join(cures)}"

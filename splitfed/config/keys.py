@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from splitfed.config.faults import checked, did_you_mean, shown
+from splitfed.config.faults import checked, shown
 from splitfed.config.federation import FederationConfig
 from splitfed.config.load import load_federation
 from splitfed.config.parties import RosterEntry
 from splitfed.config.party import PartyFile
-from splitfed.config.toml import read_toml
+from splitfed.config.toml import agreement_instead, read_toml
 from splitfed.errors import ConfigError, Fault
 
 
@@ -42,7 +42,7 @@ def load_keys(path: str | Path) -> KeysConfig:
     """
     path = Path(path).absolute()
     raw, faults = read_toml(path, "run `splitfed init` to make a party folder")
-    if raw is None:
+    if raw is None or (faults := agreement_instead(raw, str(path))):
         raise ConfigError(faults)
     own, found = checked(PartyFile, raw, str(path))
     faults += found
@@ -55,8 +55,7 @@ def load_keys(path: str | Path) -> KeysConfig:
         faults += error.faults
     if own is not None and federation is not None and own.party not in federation.parties:
         known = ", ".join(sorted(federation.parties))
-        near = did_you_mean(own.party, federation.parties)
-        cure = f"not one of the [parties] of {federation_path} ({known}){near}"
+        cure = f"not one of the [parties] of {federation_path} ({known})"
         faults.append(Fault(str(path), "party", shown(own.party), cure))
     if own is None or federation is None or faults:
         raise ConfigError(faults)

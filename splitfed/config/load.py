@@ -11,12 +11,12 @@ import blake3
 
 from splitfed.config.aggregation import rule_findings
 from splitfed.config.algorithm import ALGORITHMS
-from splitfed.config.faults import checked, did_you_mean, shown
+from splitfed.config.faults import checked, shown
 from splitfed.config.federation import FederationConfig
 from splitfed.config.fusion import METHODS, RELEASES_PRIVATE
 from splitfed.config.party import DataConfig, PartyConfig, PartyFile, local_path
 from splitfed.config.privacy import DP_SGD, MODES
-from splitfed.config.toml import read_toml
+from splitfed.config.toml import agreement_instead, read_toml
 from splitfed.errors import ConfigError, Fault
 from splitfed.reading import is_inside, open_plain
 
@@ -51,7 +51,7 @@ def load_party(path: str | Path, *, consent: bool = True) -> PartyConfig:
     """
     path = Path(path).absolute()
     raw, faults = read_toml(path, "run `splitfed init` to make a party folder")
-    if raw is None:
+    if raw is None or (faults := agreement_instead(raw, str(path))):
         raise ConfigError(faults)
     file = str(path)
     own, own_faults = checked(PartyFile, raw, file)
@@ -68,7 +68,7 @@ def load_party(path: str | Path, *, consent: bool = True) -> PartyConfig:
         faults += _link_faults(agreement, str(federation_path))
         faults += _rule_faults(federation, str(federation_path))
     faults += _missing_files(raw, folder, file)
-    faults += _between(raw, agreement, file, federation_path)
+    faults += _between(raw, agreement, file, federation_path) if agreement else []
     faults += _consent(raw, agreement, file) if consent else []
 
     if own is None or federation is None or faults:
@@ -207,7 +207,8 @@ def _between(
     if parties and isinstance(name, str) and name not in parties:
         known = ", ".join(sorted(parties))
         cure = (
-            f"not one of the [parties] of {federation_path} ({known}){did_you_mean(name, parties)}"
+            f"not one of the [parties] of {federation_path} ({known}): write your own name; or, if "
+            "you joined later, that file is older: take the one that you completed"
         )
         yield Fault(file, "party", shown(name), cure)
     loss, classes = _table(raw, "training").get("loss", "cross_entropy"), agreement.get("classes")

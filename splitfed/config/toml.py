@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def read_toml(path: Path, missing: str) -> tuple[dict[str, Any] | None, list[Fau
         return None, [Fault(file, "(file)", "", "is a folder; name the .toml file in it")]
     except OSError as error:
         return None, [Fault(file, "(file)", "", f"cannot be read: {error.strerror}")]
+
+
+def agreement_instead(raw: Mapping[str, Any], file: str) -> list[Fault]:
+    """What is wrong if these are the values of federation.toml, where party.toml is due."""
+    if "party" in raw or not isinstance(raw.get("parties"), dict):
+        return []
+    cure = "is the agreement; name the party.toml beside it, which names its federation.toml"
+    return [Fault(file, "(file)", "", cure)]
 
 
 def parse_toml(content: bytes, file: str) -> tuple[dict[str, Any] | None, list[Fault]]:

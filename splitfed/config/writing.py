@@ -55,6 +55,8 @@ rule = "mean"
 max_update_norm = {max_update_norm}
 # "equal", "records" (by the numbers below) or a table such as {{ hospital-a = 2, hospital-b = 1 }}.
 weights = "equal"
+# Of three parties and more, so many must take part in a round; left out: more than half.
+# minimum_parties = 2
 max_void_rounds = 3
 
 [privacy]

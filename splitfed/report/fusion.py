@@ -112,6 +112,8 @@ def kept_line(report: Report) -> str:
         if choice.accuracy is not None
     ]
     why = f" (own validation images: {', '.join(known)})" if known else ""
+    if known and chosen == "local_only":
+        why += "; no other is better there by more than one standard error"
     return f"Kept: {subject(report, chosen)}{why}."
 
 

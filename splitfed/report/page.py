@@ -158,6 +158,12 @@ def time_slices(report: Report) -> list[Slice]:
     return [Slice(label, value, 100 * value / whole, c) for label, value, c in known]
 
 
+def several_starts(report: Report) -> bool:
+    """Whether more time was spent than the last process lived: the rounds tell of all of them."""
+    wall = report.time.wall_s or 0.0
+    return sum(part.seconds for part in time_slices(report)) > 1.001 * wall
+
+
 def sent_in_all(report: Report) -> int | None:
     """Bytes on the wire over all rounds, also those before a restart, and what was released for
     fusion; the counters of the last process alone where no round was counted."""
@@ -223,6 +229,7 @@ def _environment() -> Environment:
         told_faults=sentences.faults,
         evidence=sentences.evidence,
         time_slices=time_slices,
+        several_starts=several_starts,
         overhead=overhead,
         sent_in_all=sent_in_all,
         total_bytes=total_bytes,

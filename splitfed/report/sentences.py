@@ -140,8 +140,8 @@ def faults(report: Report) -> list[str]:
         )
     if found.void_rounds:
         told.append(
-            f"{_rounds(found.void_rounds)} void: an update was refused, and everybody kept the "
-            "shared layers of the round before."
+            f"{_rounds(found.void_rounds)} void, for too few updates or one refused, and everybody "
+            "kept the shared layers of the round before."
         )
     told += filter(None, (_missed(report), _voters(found.views)))
     return told

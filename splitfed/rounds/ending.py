@@ -41,4 +41,5 @@ def after_voids(voids: int, excluded: Mapping[str, str], party: str) -> tuple[st
     if party in excluded:
         last = f"the last one excluded our own update: {excluded[party]}"
         return "excluded", f"{voids} rounds were void and {last}"
-    return "alone", f"{voids} void rounds, last excluded: {', '.join(sorted(excluded))}"
+    last = f"excluded {', '.join(sorted(excluded))}" if excluded else "had too few updates"
+    return "alone", f"{voids} rounds were void, the last one {last}"

@@ -303,7 +303,7 @@ class Engine:
         self._place.miss(vote, shared, self.folder, self.learner)
         self.folder.log("caught-up", first=first, last=vote.round, voids=vote.voids)
         rounds = f"{first}" if first == vote.round else f"{first} to {vote.round}"
-        self.telling.say(f"the others closed {rounds} without this party: taken over")
+        self.telling.say(f"the others closed round {rounds} without this party: taken over")
         self._turn_over(vote.round)
 
     def _train(self, round: int, kind: str) -> Trained:

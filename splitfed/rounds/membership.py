@@ -67,7 +67,7 @@ class Membership:
         self._terms, self._party, self._folder = terms, party, folder
         self._link, self._entrance, self._signer = link, entrance, signer
         self.dynamic = len(terms.parties) > 2
-        self.views = Views(terms.parties, party, terms.minimum_parties)
+        self.views = Views(terms.parties, party, terms.members_needed, root=terms.root)
         self.lost: dict[str, str] = {}
         self.claims = Claims(clock)
         self.failures: dict[str, SplitfedError] = {}
@@ -207,6 +207,11 @@ class Membership:
         whoever is back and said so for this very round."""
         return self.views.alive(self._book.round, {*late, *self.gone})
 
+    @property
+    def lacking(self) -> str:
+        """Why those that are left could close void rounds only; empty: they need not."""
+        return self._terms.without_the_needed(self.alive(self._late))
+
     def consider(self, late: Iterable[str]) -> bool:
         """Sign the next view where it should be another than the present one.
 
@@ -214,11 +219,11 @@ class Membership:
             Whether enough parties are left to go on with.
         """
         self._late = set(late)
-        if len(alive := self.alive(self._late)) < self._terms.minimum_parties:
+        if self.lacking:
             return False
         if (left := self.views.without_me) is not None and left.round > self._book.round:
             return True  # they are ahead: first what they closed has to come here
-        wish = self.views.wish(self._book.round, alive)
+        wish = self.views.wish(self._book.round, self.alive(self._late))
         if wish is not None and self.pace.may_sign(self._book.round):
             self._sign(*wish)
         return True

@@ -133,11 +133,10 @@ def check_statement(
     members = word.members
     if tuple(sorted(set(members))) != members or not set(members) <= set(terms.parties):
         raise ProtocolViolation(f"{where} whose members are not parties in the order of names")
-    if origin not in members or len(members) < terms.minimum_parties:
-        raise ProtocolViolation(
-            f"{where} of {len(members)} members: at least {terms.minimum_parties} are agreed, "
-            "its signer among them"
-        )
+    if origin not in members:
+        raise ProtocolViolation(f"{where} without its signer")
+    if why := terms.without_the_needed(members):
+        raise ProtocolViolation(f"{where} of {len(members)} members: {why}")
     planned = plan(kinds, terms)
     if not 1 <= word.round <= len(planned):
         raise ProtocolViolation(f"{where} for round {word.round} of {len(planned)}")

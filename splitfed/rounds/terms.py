@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import blake3
 
-from splitfed.aggregation import Parameters
+from splitfed.aggregation import RULES, Parameters
 from splitfed.signatures import PartyKeys, by_revoked, verified_by
 from splitfed.transport.events import STATE
 from splitfed.types import TensorSpec
@@ -104,6 +104,22 @@ class Terms:
         return Parameters(
             weights=self.weights, byzantine=self.byzantine, clip=self.clip, root=self.root
         )
+
+    @property
+    def members_needed(self) -> int:
+        """Members below which a view could close void rounds only: as many as are agreed, and as
+        many as the rule needs updates."""
+        return max(self.minimum_parties, RULES[self.rule].minimum(self.byzantine))
+
+    def without_the_needed(self, members: Collection[str]) -> str:
+        """Why these members alone could close void rounds only; empty: they need not."""
+        if self.root is not None and self.root not in members:
+            return f"without {self.root}, the root party of rule {self.rule}"
+        if len(members) >= self.members_needed:
+            return ""
+        if self.members_needed > self.minimum_parties:
+            return f"rule {self.rule} needs {self.members_needed} updates"
+        return f"at least {self.members_needed} are agreed"
 
     @property
     def fused_by(self) -> Literal["outputs", "private"] | None:

@@ -39,8 +39,12 @@ class Views:
             (view, party); whoever keeps them too takes them from here.
     """
 
-    def __init__(self, parties: Iterable[str], party: str, minimum: int) -> None:
+    def __init__(
+        self, parties: Iterable[str], party: str, minimum: int, *, root: str | None = None
+    ) -> None:
+        """``minimum``: members of a view at least; ``root``: whom every view needs."""
         self._party, self._minimum = party, minimum
+        self._needed = {party} if root is None else {party, root}
         self._parties = tuple(sorted(parties))
         self.current = View(0, self._parties)
         self.known = {0: self.current}
@@ -115,7 +119,7 @@ class Views:
         # Without the loud ones, as many as can be spared, the last by name. Who is loud itself
         # gives way, or each of them would want another view for ever.
         noisy = self.noisy(round)
-        loud = sorted(found & noisy - {self._party}, reverse=True)
+        loud = sorted(found & noisy - self._needed, reverse=True)
         calm = found.difference(loud[: max(0, len(found) - self._minimum)])
         return self._followed(round, calm, out) if self._party in noisy else calm
 
@@ -135,7 +139,7 @@ class Views:
             contradicted = not all(set(names).issuperset(members) for names in theirs)
             return contradicted, -theirs.count(members), members != own, members
 
-        lists = {m for m in last.values() if self._party in m and not set(m).intersection(out)}
+        lists = {m for m in last.values() if self._needed <= {*m} and not {*m}.intersection(out)}
         *_, best = min(map(rank, {*lists, own}))
         return set(best)
 
@@ -264,7 +268,7 @@ class Views:
             alive: who should vote on it, this party among them.
         """
         members = tuple(sorted(alive))
-        if len(members) < self._minimum or self._party not in members:
+        if len(members) < self._minimum or not self._needed <= {*members}:
             return None
         same = [
             number

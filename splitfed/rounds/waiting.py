@@ -102,8 +102,8 @@ class Waiting:
         patience = self.patience * 2.0**doublings
         late = {p: s for p, s in silent.items() if patience and s > patience}
         if not membership.dynamic or self.mail.run is None:
-            for peer in late:
-                self._absent(peer, what, late[peer])
+            if late:
+                self._absent(sorted(late), what, max(late.values()))
             return
         if membership.returning.shared is not None and what != "greeting":
             raise CaughtUp
@@ -131,8 +131,9 @@ class Waiting:
             raise error  # what a person can mend is no end of the federation
         for peer, reason in sorted(membership.gone.items()):
             raise GoAlone(f"{peer}: {reason}")
-        for peer in sorted(suspects):
-            self._absent(peer, what, late.get(peer, self.patience))
+        if suspects:
+            silence = max(late.get(peer, self.patience) for peer in suspects)
+            self._absent(sorted(suspects), what, silence)
 
     def _excused(self, awaited: Collection[str]) -> set[str]:
         """Those of the slow that are connected and wait themselves for a third party that is gone
@@ -270,21 +271,33 @@ class Waiting:
         """Half of the patience is used up: whoever watches may still ring the peer."""
         left = self.patience - silent
         fields = {"silent_s": round(silent, 3), "patience_s": self.patience}
-        then = "others" if self.mail.membership.dynamic else self.on_absent
+        others = self.mail.membership.dynamic and self.mail.run is not None
+        then = "others" if others else self.on_absent
         self.folder.log("patience", peer=peer, then=then, **fields)
         ends = "finishes alone" if self.on_absent == "finish-alone" else "ends with exit code 3"
-        if self.mail.membership.dynamic:
+        if others:
             ends = f"goes on without it if enough others agree, else {ends}"
         self.telling.say(
             f"{peer} showed no progress for {lasting(silent)}; in {lasting(left)} this run {ends}"
         )
 
-    def _absent(self, peer: str, what: str, silent: float) -> NoReturn:
-        text = f"{peer} showed no progress for {silent:.0f} s while we wait for its {what}"
+    def _absent(self, peers: list[str], what: str, silent: float) -> NoReturn:
+        its = "its" if len(peers) == 1 else "their"
+        text = f"{', '.join(peers)} showed no progress for {silent:.0f} s while we wait for {its} "
+        text += what + self._why_not_without(peers)
         fields = {"for": what, "silent_s": round(silent, 3)}
-        self.folder.log("absent", peer=peer, then=self.on_absent, **fields)
+        for peer in peers:
+            self.folder.log("absent", peer=peer, then=self.on_absent, **fields)
         if self.on_absent == "finish-alone":
             raise GoAlone(text)
         raise PeerUnreachable(
             text, "run again when the peer is back: the run goes on where it stopped"
         )
+
+    def _why_not_without(self, peers: list[str]) -> str:
+        """Why three or more do not go on without these."""
+        if not self.mail.membership.dynamic:
+            return ""
+        if self.mail.run is None:
+            return ": all parties must meet once before any can go on without another"
+        return f", and not enough others are left: {self.mail.membership.lacking}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from splitfed.config import NEEDS
 from splitfed.errors import LedgerTampered, PrivacyError
 from splitfed.privacy import epsilon
 from splitfed.run.facts import Facts, offer_in
@@ -285,10 +286,14 @@ def _views(facts: Facts) -> Iterator[str]:
 
 
 def _minimum(facts: Facts) -> int:
-    """How many parties a view has at least: the agreement's figure, and more than half."""
-    agreed = facts.document.get("aggregation")
-    minimum = agreed.get("minimum_parties") if isinstance(agreed, dict) else None
-    half = len(facts.parties) // 2 + 1
+    """How many parties a view has at least: the agreement's figure, as many as its rule needs,
+    and more than half."""
+    found, half = facts.document.get("aggregation"), len(facts.parties) // 2 + 1
+    agreed = found if isinstance(found, dict) else {}
+    minimum, byzantine = (agreed.get(key, 0) for key in ("minimum_parties", "byzantine"))
+    need = NEEDS.get(str(agreed.get("rule")))
+    if need is not None and isinstance(byzantine, int):
+        half = max(half, need.parties(byzantine))
     return max(minimum, half) if isinstance(minimum, int) else half
 
 

@@ -90,6 +90,26 @@ def test_all_faults_of_a_file_are_listed(capsys: pytest.CaptureFixture[str]) -> 
     )
 
 
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_party_that_one_agreement_lacks_is_named_once(
+    mine: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two honest files that differ so, one is older."""
+    fields = ("model", "public_key", "records", "signing_key")
+    values = [(errors.ABSENT, "x") if mine else ("x", errors.ABSENT) for _ in fields]
+    found = [
+        Difference(f"parties.c.{key}", *pair) for key, pair in zip(fields, values, strict=True)
+    ]
+    found.append(Difference("parties.b.public_key", "k", "l"))
+    assert ends(errors.ContractMismatch("b", found)) == 2
+    printed = capsys.readouterr().err
+    whose = "yours" if mine else "that of b"
+    assert f"parties.c: stands in one file only; {whose} lacks it, and may be older\n" in printed
+    assert "cure: give every party the file that the last one completed" in printed
+    assert "parties.c." not in printed
+    assert "  parties.b.public_key: mine k | theirs l\n" in printed
+
+
 def test_differing_agreements_are_shown_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     found = [Difference("rounds", "3", "5"), Difference("seed", "1", "2")]
     assert ends(errors.ContractMismatch("hospital-b", found)) == 2

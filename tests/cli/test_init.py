@@ -129,3 +129,16 @@ def test_the_plan_of_three_says_what_else_leaves_and_that_nobody_waits_for_ever(
     party = tmp_path / "c" / "party.toml"
     party.write_text(party.read_text().replace("patience = 0", "patience = 600"))
     assert json.loads(shell("plan", party, "--json").out)["notes"] == []
+    assert "parties that a round needs: 2 of 3\n" in shell("plan", party).out
+    agreed = sent.read_text()
+    for changed, note in (
+        ('rule = "median"', "none of the 3 parties may be away: rule = 'median' needs 3 in every"),
+        (
+            'rule = "mean"\nminimum_parties = 3',
+            "none of the 3 parties may be away: minimum_parties = 3 is agreed",
+        ),
+    ):
+        sent.write_text(agreed.replace('rule = "mean"', changed))
+        answer = shell("plan", party)
+        assert "parties that a round needs: 3 of 3\n" in answer.out
+        assert f"note: {note}" in answer.out

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from splitfed.config import TrainingConfig, load_party, parse
+from splitfed.config.keys import load_keys
 from splitfed.errors import ConfigError, Fault
 from tests.support.files import write_files
 
@@ -80,8 +81,24 @@ def test_each_fault_is_named_with_its_cure(tmp_path: Path, case: str) -> None:
     assert cure in faults[key].cure
 
 
+def test_the_agreement_in_place_of_the_party_file_is_one_fault(tmp_path: Path) -> None:
+    path = write_files(tmp_path).parent / "federation.toml"
+    for load in (load_party, load_keys):
+        with pytest.raises(ConfigError, match=r"is the agreement; name the party.toml") as caught:
+            load(path)
+        assert len(caught.value.faults) == 1
+
+
+def test_an_unread_agreement_contradicts_nothing(tmp_path: Path) -> None:
+    reference = {'test = "folder:': 'reference = "folder:scans/test"\ntest = "folder:'}
+    path = write_files(tmp_path, party=reference)
+    assert "is not read under the agreed" in faults_of(path)["data.reference"].cure
+    (path.parent / "federation.toml").write_text("rounds = \n")
+    assert set(faults_of(path)) == {"(TOML)"}
+
+
 SPOILT = {
-    "a stranger": ('party = "hospital-a"', 'party = "hospital-c"', "party", "did you mean"),
+    "a stranger": ('party = "hospital-a"', 'party = "hospital-c"', "party", "that file is older"),
     "no secret": ('"secret.json"', '"lost.json"', "secret_key", "no such file"),
     "no agreement": ('"federation.toml"', '"lost.toml"', "(file)", "not found"),
     "no data": ("scans/train", "lost/train", "data.train", "no such file or folder"),

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from splitfed.aggregation import RULES
-from splitfed.config import NEEDS, AggregationConfig, load_federation, load_party, parse
+from splitfed.config import (
+    NEEDS,
+    AggregationConfig,
+    load_federation,
+    load_party,
+    parse,
+    too_few,
+)
 from splitfed.errors import ConfigError, Fault
 from tests.support.files import write_files
 
@@ -94,6 +101,18 @@ def test_two_parties_are_refused_a_robust_rule_by_name_and_with_the_reason(tmp_p
         "needs at least 5 parties (2 byzantine + 3; byzantine = 1), and there are 2" in fault.cure
     )
     assert "nobody can tell which one lies" in fault.cure
+
+
+@pytest.mark.parametrize(
+    ("rule", "byzantine", "number", "cures"),
+    [
+        ("krum", 1, 3, 'bring in more parties, or use "median"'),
+        ("krum", 2, 5, 'lower byzantine to 1, or bring in more parties, or use "median"'),
+        ("median", 2, 4, "lower byzantine to 1, or bring in more parties"),
+    ],
+)
+def test_only_cures_that_help_are_named(rule: str, byzantine: int, number: int, cures: str) -> None:
+    assert too_few(rule, byzantine, number).endswith(f"there are {number}; {cures}")
 
 
 def test_a_root_party_that_is_none_is_named(tmp_path: Path) -> None:

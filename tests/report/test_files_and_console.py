@@ -192,7 +192,8 @@ def test_every_party_reads_its_verdict_and_which_model_it_kept() -> None:
     assert "hospital-a: after fusion (fused): 95.7 % (95 % interval 94.5 to 96.8)" in lines
     assert (
         "hospital-b: Kept: the model trained alone (own validation images: trained alone 93.1 %, "
-        "shared layers averaged 92.7 %, after fusion 91.9 %)."
+        "shared layers averaged 92.7 %, after fusion 91.9 %); no other is better there by more "
+        "than one standard error."
     ) in lines
 
 

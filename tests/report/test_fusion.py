@@ -164,6 +164,10 @@ def test_the_kept_model_is_named_with_the_figures_that_decided() -> None:
         "Kept: the model trained alone."
     )
     assert fusion.kept_line(validate(sample_report())) == ""
+    alone = validate(fused_report(fusion=fusion_part(kept="local_only"), kept="local_only"))
+    assert fusion.kept_line(alone).endswith(
+        "after fusion 95.8 %); no other is better there by more than one standard error."
+    )
 
 
 def test_the_promise_is_about_the_own_validation_images_only() -> None:

@@ -282,6 +282,15 @@ def test_time_slices_fill_the_wall_time() -> None:
     assert slices[-1].label == "Everything else"
 
 
+def test_times_of_several_starts_are_not_called_those_of_the_last() -> None:
+    report = sample_report()
+    assert " from start to report." in party_page(validate(report))
+    report["time"]["wall_s"] = 20.0
+    page = party_page(validate(report))
+    assert "from the last start to the report; training, exchange and waiting are those" in page
+    assert "Wall time of the last start" in page
+
+
 def test_the_axis_holds_every_interval_between_round_ticks() -> None:
     report = sample_report()
     report["evaluation"]["fused"] = score_row(0.999)

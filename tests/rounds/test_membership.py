@@ -75,6 +75,28 @@ def test_too_few_others_wait_as_before(tmp_path: Path) -> None:
     assert all(members == ["a", "b", "c"] for members in views_of(town, "a"))
 
 
+def test_where_the_rule_can_spare_nobody_the_others_wait_and_no_round_is_void(
+    tmp_path: Path,
+) -> None:
+    """There is no median of two updates: a view of two could close void rounds only."""
+    town = town_of(tmp_path, rule="median", byzantine=1)
+    dies_in(town, "c", 2)
+    begin(town)
+    town.wait()
+    for name in "ab":
+        found = town.endings[name]
+        assert isinstance(found, PeerUnreachable)
+        assert found.message.endswith("not enough others are left: rule median needs 3 updates")
+    for name in "abc":
+        town.learners[name] = AddingLearner({"a": 1.0, "b": 2.0, "c": 3.0}[name])
+    DEAD.clear()
+    begin(town)
+    town.wait()
+    assert alike(ended(town, "abc"), after(*[[2]] * 4))
+    assert {row["outcome"] for row in town.history("a")} == {"agreed"}
+    assert views_of(town, "a") == []
+
+
 def reaches_only(town: Town, monkeypatch: pytest.MonkeyPatch, what: str, first: str) -> None:
     """In round 2, c's ``what`` ("both": update and vote) is sent to ``first`` alone, and then c is
     gone."""

@@ -269,12 +269,9 @@ def test_one_that_only_stays_silent_is_noticed_while_another_was_not_met_yet(
     begin(town)
     town.wait(*"acde")
     again(town, *"ace", confirm_within=5.0)
-
-    def met() -> bool:
-        links = [town.links[name].peers_status() for name in "ace"]
-        return all(link["b"].state == "connected" for link in links)
-
-    until(met, "b does not greet")
+    links = [town.links[name] for name in "ace"]
+    met = "connected"
+    until(lambda: all(it.peers_status()["b"].state == met for it in links), "b does not greet")
     DEAD.add("d")
     logs = [town.folders[name] / "log.jsonl" for name in "ace"]
     until(lambda: all('"view-signed"' in log.read_text() for log in logs), "d is not missed")

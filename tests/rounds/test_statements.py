@@ -97,7 +97,7 @@ def test_an_honest_statement_is_believed() -> None:
         (word(members=("a", "b", "x")), "not parties in the order of names"),
         (word(members=("b", "a", "c")), "not parties in the order of names"),
         (word(members=("a", "b", "b")), "not parties in the order of names"),
-        (word(members=("b", "c", "d")), "its signer among them"),
+        (word(members=("b", "c", "d")), "without its signer"),
         (word(members=("a", "b")), "of 2 members: at least 3"),
         (word(round=5), "for round 5 of 4"),
         (word(cast=vote_of("b"), by="b"), "with a vote of another run, round or party"),
@@ -121,6 +121,29 @@ def test_an_honest_statement_is_believed() -> None:
 def test_what_no_honest_party_signs_is_refused(said: Statement, says: str) -> None:
     with pytest.raises(ProtocolViolation, match=says):
         check(said)
+
+
+@pytest.mark.parametrize(
+    ("rule", "members", "says"),
+    [
+        ({"rule": "median", "byzantine": 2}, "abcd", "of 4 members: rule median needs 5 updates"),
+        ({"rule": "trimmed-mean", "byzantine": 1}, "abc", ""),
+        ({"rule": "krum", "byzantine": 1}, "abcd", "rule krum needs 5 updates"),
+        ({"rule": "fltrust", "root": "e"}, "abcd", "without e, the root party of rule fltrust"),
+        ({"rule": "fltrust", "root": "a"}, "abc", ""),
+        ({"minimum_parties": 4}, "abc", "of 3 members: at least 4 are agreed"),
+    ],
+)
+def test_a_view_that_could_close_void_rounds_only_is_refused(
+    rule: dict[str, Any], members: str, says: str
+) -> None:
+    terms = dataclasses.replace(TERMS, **rule)
+    said = word(members=tuple(members))
+    if not says:
+        check(said, terms)
+        return
+    with pytest.raises(ProtocolViolation, match=says):
+        check(said, terms)
 
 
 def test_what_rests_on_a_key_that_was_replaced_or_revoked_is_held_against_nobody() -> None:

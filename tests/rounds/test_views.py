@@ -352,3 +352,14 @@ def test_after_the_round_a_view_between_the_present_and_the_last_of_others_is_kn
     one.turned()
     assert sorted(one.known) == [0, 1, 2]
     assert (one.current.number, one.without_me and one.without_me.number) == (0, 2)
+
+
+def test_the_root_party_is_in_every_view_however_loud_it_is() -> None:
+    loud = [word("c", number, "ac") for number in range(1, MOST_ALONE + 2)]
+    views = Views("abc", "a", 2, root="c")
+    for said in loud:
+        views.hear(said)
+    assert heard("a", *loud).alive(1, ()) == {"a", "b"}
+    assert views.alive(1, ()) == {"a", "b", "c"}
+    assert views.wish(1, "ab") is None
+    assert views.wish(1, "ac") == (MOST_ALONE + 1, ("a", "c"))
