@@ -67,9 +67,17 @@ class Agreeing:
                 return outcome, g, vote
             if liar := self.mail.membership.contradicted(vote):
                 self.waiting.blame(*liar)
-                views = self.mail.membership.views
-                if vote.view == views.current.number and not (views.pending or views.without_me):
+                if self._still_in(vote.view) and self.mail.membership.wish(()) is None:
                     raise GoAlone(f"{liar[0]}: {liar[1]}; no view without it can be made")
+                # The next one may be signed a little later.
+                self.waiting.until_here(partial(self._still_in, vote.view), "vote")
+
+    def _still_in(self, view: int) -> list[str]:
+        """The other members of ``view``, unless there is a later one or it is signed."""
+        membership = self.mail.membership
+        views = membership.views
+        later = view != views.current.number or views.pending or views.without_me is not None
+        return [] if later else membership.peers
 
     def _same(self, closing: Vote, settled: Vote) -> None:
         """An earlier view may have closed the round: on what was settled here, for every later

@@ -21,6 +21,7 @@ from splitfed.rounds.gates import Admission, admit, refused
 from splitfed.rounds.meeting import Meeting
 from splitfed.rounds.recovery import drop_revoked, recalled, stored_update
 from splitfed.rounds.schedule import expected, plan, trained
+from splitfed.rounds.statements import decode_statement
 from splitfed.rounds.terms import UPDATE
 from splitfed.rounds.views import LEAP
 from splitfed.rounds.violations import Violation, blaming
@@ -169,6 +170,8 @@ class Mail(Meeting):
         elsewhere = offer.run != self.run or (
             offer.round == self.book.round and offer.kind != self.kind
         )
+        if offer.run != self.run and not passed_on and self._elsewhere(event.peer):
+            return
         if self.membership.dynamic and elsewhere and not passed_on:
             raise Violation(event.peer, "offers something of another run or kind")
         if offer.run == self.run and not passed_on:
@@ -256,8 +259,16 @@ class Mail(Meeting):
         elif event.kind == "vote":
             if event.origin != self._party:
                 self._vote(event, event.origin)
-        else:
+        elif not self._stated_elsewhere(event):
             self.membership.noted(event)
+
+    def _stated_elsewhere(self, event: Noted) -> bool:
+        """Whether a peer says in another run than ours who votes, by no fault of its own."""
+        if event.kind != "view" or event.peer != event.origin:
+            return False
+        with blaming(event.peer):
+            run = decode_statement(event.body).run
+        return run != self.run and self._elsewhere(event.peer)
 
     def _vote(self, event: Voted | Noted, voter: str) -> None:
         if self.run is None:
@@ -271,6 +282,8 @@ class Mail(Meeting):
         dynamic, far = self.membership.dynamic, vote.round > self.book.round + 1
         if not dynamic and (vote.view != 0 or far):
             raise Violation(voter, f"a vote of view {vote.view} for round {vote.round}")
+        if vote.run != self.run and self._elsewhere(voter):
+            return
         if vote.run != self.run or vote.round != said or vote.party != voter:
             raise Violation(voter, "a vote for another run, round or party than it says")
         if dynamic and vote.round >= self.book.round:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import torch
 
-from splitfed.errors import Defect, FolderDiverged, KeyInUse, ProtocolViolation
+from splitfed.errors import Defect, FolderDiverged, ProtocolViolation, SplitfedError
 from splitfed.progress import Progress
 from splitfed.rounds.book import Book
 from splitfed.rounds.entrance import Entrance
@@ -129,10 +129,28 @@ class Meeting:
                 offer = msgspec.msgpack.decode(event.error.evidence, type=Offer)
                 self._folder.save_evidence(offer.round, event.peer, event.error.evidence)
             raise Violation(event.peer, event.error.message)
-        if self.run is None or not self.membership.dynamic or isinstance(event.error, KeyInUse):
+        if self.run is None or not self.membership.dynamic:
             raise event.error
-        self.membership.failures[event.peer] = event.error
-        self._gone(event.peer, event.error.message.splitlines()[0].rstrip(":"))
+        self._fails(event.peer, event.error)
+
+    def _fails(self, peer: str, error: SplitfedError) -> None:
+        """With ``peer`` it does not go on, for a reason that a person can mend."""
+        if peer not in self.membership.failures:
+            self.membership.failures[peer] = error
+            self._gone(peer, error.message.splitlines()[0].rstrip(":"))
+
+    def _elsewhere(self, peer: str) -> bool:
+        """Whether ``peer`` may be in another run than this party by no fault of its own: a third
+        party may have shown each of them another run folder. Later all have met in one run."""
+        if not self.membership.dynamic or self._folder.last_closed:
+            return False
+        error = FolderDiverged(
+            f"{peer} is in another run than {self._party}: some party has shown the two of them "
+            "different run folders",
+            "compare `splitfed status` on all sides, and begin anew with another --out everywhere",
+        )
+        self._fails(peer, error)
+        return True
 
     def _greeted(self, peer: str, greeting: Greeting) -> None:
         if greeting.purpose == "check":

@@ -19,6 +19,7 @@ from splitfed.rounds.entrance import Entrance
 from splitfed.rounds.gates import Signer
 from splitfed.rounds.liars import Liars
 from splitfed.rounds.pace import Claims, Pace
+from splitfed.rounds.remaining import Remaining
 from splitfed.rounds.returning import Returning
 from splitfed.rounds.schedule import plan
 from splitfed.rounds.serving import Serving
@@ -40,7 +41,7 @@ from splitfed.transport.events import Noted, note_message, vote_message
 from splitfed.transport.link import Link
 
 
-class Membership:
+class Membership(Remaining):
     """Used by the engine's thread only.
 
     Attributes:
@@ -88,22 +89,6 @@ class Membership:
                 self.views.hear(decode_statement(row.body))
         if (made := self.views.current).number:  # in case the process died in between
             folder.note_view(made.number, made.round, made.members)
-
-    @property
-    def quarantined(self) -> dict[str, str]:
-        """Peers that broke the rules and are gone for good, with the reason."""
-        return self._liars.quarantined
-
-    @property
-    def gone(self) -> dict[str, str]:
-        """Peers that take no part any more, with the reason."""
-        return {**self.lost, **self.quarantined}
-
-    @property
-    def peers(self) -> list[str]:
-        """The other members of the present view that are not gone."""
-        gone = self.gone
-        return [p for p in self.views.current.members if p != self._party and p not in gone]
 
     @property
     def _exchange(self) -> Exchange:
@@ -202,16 +187,6 @@ class Membership:
 
     # --- who takes part ----------------------------------------------------------------
 
-    def alive(self, late: Iterable[str]) -> set[str]:
-        """Who should vote on the open round: the members that are neither ``late`` nor gone, and
-        whoever is back and said so for this very round."""
-        return self.views.alive(self._book.round, {*late, *self.gone})
-
-    @property
-    def lacking(self) -> str:
-        """Why those that are left could close void rounds only; empty: they need not."""
-        return self._terms.without_the_needed(self.alive(self._late))
-
     def consider(self, late: Iterable[str]) -> bool:
         """Sign the next view where it should be another than the present one.
 
@@ -219,11 +194,13 @@ class Membership:
             Whether enough parties are left to go on with.
         """
         self._late = set(late)
-        if self.lacking:
+        if self._book.round <= self._folder.last_closed or not self._exchange[2]:
+            return True  # all rounds are closed: nothing is voted on
+        if self.lacking(self._late):
             return False
         if (left := self.views.without_me) is not None and left.round > self._book.round:
             return True  # they are ahead: first what they closed has to come here
-        wish = self.views.wish(self._book.round, self.alive(self._late))
+        wish = self.wish(self._late)
         if wish is not None and self.pace.may_sign(self._book.round):
             self._sign(*wish)
         return True

@@ -140,4 +140,8 @@ def decode_vote(body: bytes) -> Vote:
         raise ProtocolViolation(f"a vote that cannot be read: {error}") from error
     if encode_vote(vote) != body:
         raise ProtocolViolation("a vote that is not in canonical form")
+    for rows in (vote.inputs, vote.excluded, vote.offers):
+        names = [row[0] for row in rows]
+        if names != sorted(set(names)):
+            raise ProtocolViolation("a vote whose parties are not in the order of names")
     return vote

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
@@ -21,6 +21,11 @@ CONFIRM_WITHIN = 60.0
 """Seconds after a peer's last sign of life at which a finished party stops waiting for it."""
 
 
+EXCUSED = 4.0
+"""So many times the patience whoever waits for a third party itself may make no progress."""
+LONGEST_GOODBYE = 10.0
+"""So many times :data:`CONFIRM_WITHIN`, or what stands for it, a finished party waits for one that
+gives signs of life and makes no progress."""
 MOST_AT_ONCE = 1000
 """Events that are taken in without waiting; a peer that sends more than that waits its turn."""
 
@@ -114,7 +119,9 @@ class Waiting:
             del self._slow[peer]  # it is back
         for peer in late.keys() - self._slow.keys():
             self._slow[peer] = self._progress(peer), self._seen(peer)
-        suspects = self._slow.keys() - self._excused(silent)
+        suspects = self._slow.keys() - self._excused(silent, patience)
+        if not membership.lacking(suspects | (idle := membership.idle())):
+            suspects |= idle
         for peer in sorted(suspects - self._suspects):
             silence = late.get(peer, self.patience)
             self.folder.log("suspected", peer=peer, silent_s=round(silence, 3), **{"for": what})
@@ -127,22 +134,29 @@ class Waiting:
         self._tell_view()
         if enough:
             return
-        for _, error in sorted(membership.failures.items()):
-            raise error  # what a person can mend is no end of the federation
-        for peer, reason in sorted(membership.gone.items()):
-            raise GoAlone(f"{peer}: {reason}")
-        if suspects:
-            silence = max(late.get(peer, self.patience) for peer in suspects)
-            self._absent(sorted(suspects), what, silence)
+        if membership.hopeless:
+            for _, error in sorted(membership.failures.items()):
+                raise error  # what a person can mend is no end of the federation
+            for peer, reason in sorted(membership.gone.items()):
+                raise GoAlone(f"{peer}: {reason}")
+        # Only silence in this very wait ends it, and only if nothing is here that was not read.
+        if late and (event := self.link.next(timeout=0.0)) is not None:
+            self.handle(event)
+        elif late:
+            self._absent(sorted(suspects), what, max(late.values()))
 
-    def _excused(self, awaited: Collection[str]) -> set[str]:
-        """Those of the slow that are connected and wait themselves for a third party that is gone
-        or is ``awaited`` here too, or have signed a view without it. Where they only wait for each
-        other, the last by name is not: everybody then drops the same one."""
+    def _excused(self, awaited: Mapping[str, float], patience: float) -> set[str]:
+        """Those of the slow that are connected and wait themselves for a third member that is gone
+        or is ``awaited`` here too, or have signed a view without it; for so many seconds, and for
+        :data:`EXCUSED` times ``patience`` at most. Where they only wait for each other, the last by
+        name is not: everybody then drops the same one."""
         links, membership = self.link.peers_status(), self.mail.membership
-        third = {*awaited, *self._slow, *membership.gone}
+        members = membership.views.current.members
+        third = {*awaited, *self._slow, *membership.gone}.intersection(members)
         blocked: dict[str, set[str]] = {}
         for peer in self._slow:
+            if awaited.get(peer, 0.0) > EXCUSED * patience:
+                continue
             view = links[peer]
             awaits = set() if view.status is None else set(view.status.awaits)
             awaits |= membership.views.left_out_by(peer, self.mail.book.round)
@@ -169,15 +183,17 @@ class Waiting:
             owed = [peer for peer in self.mail.peers if peer not in membership.quarantined]
             return [peer for peer in owed if not finished(peer)]
 
-        quiet = Quiet(self.clock)
-        why = f"no sign of life for {within:g} s"
+        quiet, still = Quiet(self.clock), Quiet(self.clock)
+        why = f"no sign of life for {within:g} s, or no progress for {LONGEST_GOODBYE * within:g} s"
         try:
             while waiting := [p for p in unfinished() if p not in membership.lost]:
                 silent = min(quiet.of(peer, self._seen(peer)) for peer in waiting)
-                if silent > within:
+                stuck = min(still.of(peer, self._progress(peer)) for peer in waiting)
+                if silent > within or stuck > LONGEST_GOODBYE * within:
                     break
                 self.take(waiting, "goodbye", {})
                 quiet.look()
+                still.look()
         except (GoAlone, PeerError) as error:
             why = str(error)
         if waiting := unfinished():
@@ -252,7 +268,7 @@ class Waiting:
         """Note what a peer did against the rules. It takes no part in this run any more.
 
         Raises:
-            GoAlone: too few others are left.
+            GoAlone: too few others are left, be they absent or not.
         """
         reason, membership = shown(reason, 400), self.mail.membership
         if peer in self._blamed:
@@ -264,8 +280,9 @@ class Waiting:
             raise GoAlone(f"{peer}: {reason}")
         membership.quarantine(peer, reason)
         self.telling.say(f"{peer}: {reason}; going on without it if the others agree")
-        if self.mail.run is None or not membership.consider(self._suspects):
+        if self.mail.run is None or membership.hopeless:
             raise GoAlone(f"{peer}: {reason}")
+        membership.consider(self._suspects)
 
     def _warn(self, peer: str, silent: float) -> None:
         """Half of the patience is used up: whoever watches may still ring the peer."""
@@ -300,4 +317,4 @@ class Waiting:
             return ""
         if self.mail.run is None:
             return ": all parties must meet once before any can go on without another"
-        return f", and not enough others are left: {self.mail.membership.lacking}"
+        return f", and not enough others are left: {self.mail.membership.lacking(self._suspects)}"

@@ -146,12 +146,6 @@ def test_an_update_that_was_passed_on_is_nothing_against_whoever_brings_it(
     assert [row.party for row in one.folder.evidence()] == ["c"]
 
 
-def test_an_update_of_another_run_is_its_senders_fault(mail: Mail) -> None:
-    offer, payload = arrival("b")
-    with pytest.raises(Violation, match="b: offers .* of another run"):
-        mail.handle(Arrived("b", msgspec.structs.replace(offer, run=b"x" * 32), payload))
-
-
 @pytest.mark.parametrize(
     ("left", "gone"),
     [
@@ -234,14 +228,6 @@ def test_the_round_that_stands_over_a_vote_that_is_passed_on_is_its_bearers_word
     assert isinstance(said, Noted)
     mail.handle(replace(said, round=3))
     assert [row.party for row in one.folder.votes(1)] == ["c"]
-
-
-def test_a_vote_of_another_run_is_the_fault_of_who_passes_it_on(mail: Mail) -> None:
-    other = msgspec.structs.replace(vote("c", 0, "abc"), run=b"x" * 32)
-    with pytest.raises(Violation, match="b: passes on a vote of another run"):
-        mail.handle(voted(other, by="b"))
-    with pytest.raises(Violation, match="c: a vote for another run"):
-        mail.handle(voted(other))
 
 
 def test_a_party_that_votes_in_ever_more_views_fills_neither_memory_nor_disk(

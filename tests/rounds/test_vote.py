@@ -45,6 +45,17 @@ def test_equal_views_are_equal_whoever_votes_and_whatever_the_reason():
     assert one.says_the_same_as(vote(party="b", excluded={"b": "too long"}))
 
 
+@pytest.mark.parametrize("field", ["inputs", "excluded", "offers"])
+def test_a_vote_that_names_a_party_twice_is_none(field: str) -> None:
+    """Each time would be verified."""
+    said = vote(excluded={"a": "x", "b": "y"}, offers={"a": b"1", "b": b"2"})
+    rows = getattr(said, field)
+    for wrong in (rows * 2, rows[::-1]):
+        body = encode_vote(msgspec.structs.replace(said, **{field: wrong}))
+        with pytest.raises(ProtocolViolation, match="parties are not in the order of names"):
+            decode_vote(body)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

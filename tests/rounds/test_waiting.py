@@ -9,11 +9,12 @@ from unittest import mock
 
 import pytest
 
+from splitfed.errors import PeerUnreachable
 from splitfed.rounds.book import Book
 from splitfed.rounds.pace import HEARD_OUT, QUICK, SLOWEST, Claims, Pace
 from splitfed.rounds.view import View
 from splitfed.rounds.violations import Violation
-from splitfed.rounds.waiting import MOST_AT_ONCE, Waiting
+from splitfed.rounds.waiting import EXCUSED, LONGEST_GOODBYE, MOST_AT_ONCE, Waiting
 from splitfed.transport.events import Left, PeerView, Status
 
 
@@ -33,10 +34,17 @@ def waiting(
         for name, of in awaits.items()
     }
     views_said = SimpleNamespace(
-        said=lambda *_: said, left_out_by=lambda peer, _: set((without or {}).get(peer, ""))
+        said=lambda *_: said,
+        left_out_by=lambda peer, _: set((without or {}).get(peer, "")),
+        current=View(0, tuple("abcde")),
     )
     told: Any = SimpleNamespace(
-        gone=dict.fromkeys(gone, "left"), dynamic=True, views=views_said, ready=lambda: None
+        gone=dict.fromkeys(gone, "left"),
+        dynamic=True,
+        views=views_said,
+        ready=lambda: None,
+        lacking=lambda late: "",
+        idle=set,
     )
     link: Any = SimpleNamespace(peers_status=lambda: views)
     mail: Any = SimpleNamespace(membership=told, book=Book(round=1))
@@ -71,21 +79,30 @@ def waiting(
 def test_who_waits_itself_for_a_third_is_not_to_blame(
     gone: str, awaits: dict[str, str], excused: str
 ) -> None:
-    assert waiting(gone, **awaits)._excused(()) == set(excused)
+    assert waiting(gone, **awaits)._excused({}, 1.0) == set(excused)
 
 
 def test_whoever_waits_for_one_that_is_awaited_here_too_is_not_to_blame() -> None:
-    assert waiting(b="e")._excused(()) == set()
-    assert waiting(b="e")._excused("e") == {"b"}
+    assert waiting(b="e")._excused({}, 1.0) == set()
+    assert waiting(b="e")._excused({"e": 0.5}, 1.0) == {"b"}
+
+
+def test_no_excuse_lasts_for_ever_or_names_who_is_no_member() -> None:
+    """e is gone, and d hangs or lies: its last word is that it waits for e."""
+    made = waiting("e", d="e")
+    assert made._excused({"d": EXCUSED * 2.0}, 2.0) == {"d"}
+    assert made._excused({"d": EXCUSED * 2.0 + 0.1}, 2.0) == set()
+    made.mail.membership.views.current = View(1, tuple("abcd"))
+    assert made._excused({"d": 0.5}, 2.0) == set()
 
 
 def test_whoever_signed_a_view_without_a_slow_party_waits_for_it_no_more_and_is_not_to_blame() -> (
     None
 ):
     """b and c do not reach each other, and both now wait for this party."""
-    assert waiting(b="a", c="a")._excused(()) == set()
-    assert waiting(without={"b": "c", "c": "b"}, b="a", c="a")._excused(()) == {"b"}
-    assert waiting(without={"b": "c"}, b="a", c="a")._excused(()) == {"b"}
+    assert waiting(b="a", c="a")._excused({}, 1.0) == set()
+    assert waiting(without={"b": "c", "c": "b"}, b="a", c="a")._excused({}, 1.0) == {"b"}
+    assert waiting(without={"b": "c"}, b="a", c="a")._excused({}, 1.0) == {"b"}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +137,27 @@ def test_at_the_end_nobody_is_waited_for_who_left_or_cannot_come(
     made.telling.waited = lambda: None
     assert made.confirmed(4, 60.0) is confirmed
     assert logged == ([] if confirmed else [("unconfirmed", ["c"])])
+
+
+def test_a_finished_party_waits_for_nobody_that_is_there_and_gets_no_further() -> None:
+    """It does not say goodbye, and its link lives on."""
+    now, logged = [0.0], []
+    made = waiting(b="")
+    made.clock = lambda: now[0]
+    membership: Any = made.mail.membership
+    membership.lost, membership.quarantined, made.mail.left = {}, {}, {}
+    made.mail.peers, made.folder.finished = ("b",), {}
+    made.folder.log = lambda event, **fields: logged.append((event, fields["of"]))
+    made.link.peers_status = lambda: seen("b", now[0])
+
+    def second(*args: Any) -> None:
+        now[0] += 1.0
+        assert now[0] < 1000.0, "it waits for ever"
+
+    with mock.patch.object(made, "take", second):
+        assert not made.confirmed(4, 6.0)
+    assert logged == [("unconfirmed", ["b"])]
+    assert 6.0 * LONGEST_GOODBYE < now[0] < 6.0 * LONGEST_GOODBYE + 3.0
 
 
 def seen(name: str, at: float | None) -> dict[str, PeerView]:
@@ -214,6 +252,29 @@ def test_who_votes_is_told_when_it_changes() -> None:
     made.mail.membership.views.current = View(4, ("a", "b", "c"))
     made.handle(event)
     assert said == ["from round 3 on a, b vote, without c", "from round 3 on a, b, c vote"]
+
+
+def test_only_silence_in_this_very_wait_ends_it_and_only_when_all_was_read() -> None:
+    """Too few are left without b, which was silent before; what explains that is on its way."""
+    made, pending, handled = waiting(), [], []
+    membership = made.mail.membership
+    made.mail.run, made.mail.number = b"r" * 32, 1
+    membership.pace, membership.returning = Pace(lambda: 0.0), SimpleNamespace(shared=None)
+    membership.consider, membership.hopeless = lambda suspects: False, False
+    membership.lacking = lambda late: "too few" if late else ""
+    made.link.peers_status = lambda: seen("b", 1.0)
+    made.link.next = lambda timeout: pending.pop() if pending else None
+    made.folder.log = made.telling.say = lambda *args, **fields: None
+    made._slow["b"] = made._progress("b"), 1.0
+    event: Any = "its statement"
+    with mock.patch.object(made, "handle", handled.append):
+        made._reconsider({}, "vote")
+        made._reconsider({"b": 0.5}, "vote")
+        pending.append(event)
+        made._reconsider({"b": 1.5}, "vote")
+        assert handled == [event]
+        with pytest.raises(PeerUnreachable, match="b showed no progress for 2 s .* too few"):
+            made._reconsider({"b": 1.5}, "vote")
 
 
 def test_the_more_views_were_signed_in_vain_the_longer_a_silence_is_borne() -> None:
