@@ -5,7 +5,14 @@ Importing this package does not import torch.
 
 from __future__ import annotations
 
-from splitfed.config.aggregation import NEEDS, AggregationConfig, RootConfig, rule_findings, too_few
+from splitfed.config.aggregation import (
+    NEEDS,
+    AggregationConfig,
+    RootConfig,
+    members_needed,
+    rule_findings,
+    too_few,
+)
 from splitfed.config.contract import canonical_json, digest_of
 from splitfed.config.faults import parse
 from splitfed.config.federation import (
@@ -71,6 +78,7 @@ __all__ = [
     "file_digest",
     "load_federation",
     "load_party",
+    "members_needed",
     "parse",
     "rule_findings",
     "split_endpoint",

@@ -247,6 +247,12 @@ def rule_findings(aggregation: AggregationConfig, parties: Mapping[str, Any]) ->
         yield Finding("aggregation.root.party", root.party, cure)
 
 
+def members_needed(rule: str, byzantine: int, minimum: int) -> int:
+    """Parties without which every round would be void: the agreed ``minimum``, and as many as the
+    rule needs updates."""
+    return max(minimum, NEEDS[rule].parties(byzantine))
+
+
 def too_few(rule: str, byzantine: int, number: int) -> str:
     """Why ``number`` parties are too few for a rule, with the cure; empty if they are not."""
     needed = NEEDS[rule].parties(byzantine)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from splitfed.config.aggregation import NEEDS, AggregationConfig
+from splitfed.config.aggregation import AggregationConfig, members_needed
 from splitfed.config.algorithm import Algorithm, algorithm_findings
 from splitfed.config.contract import canonical_json, digest_of
 from splitfed.config.faults import Finding, Section, across, did_you_mean
@@ -258,10 +258,9 @@ class FederationConfig(Section):
 
     @property
     def members_needed(self) -> int:
-        """Parties without which every round would be void: also as many as the rule needs
-        updates."""
-        rule = NEEDS[self.aggregation.rule]
-        return max(self.minimum_parties, rule.parties(self.aggregation.byzantine))
+        """Parties without which every round would be void."""
+        agreed = self.aggregation
+        return members_needed(agreed.rule, agreed.byzantine, self.minimum_parties)
 
     def weights(self) -> dict[str, float]:
         """The public weight of each party in the mean, not normalised."""

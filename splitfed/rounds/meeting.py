@@ -144,10 +144,12 @@ class Meeting:
         party may have shown each of them another run folder. Later all have met in one run."""
         if not self.membership.dynamic or self._folder.last_closed:
             return False
+        shown = ", ".join(f"{name} {found.hex()[:8]}" for name, found in self._folders.items())
         error = FolderDiverged(
             f"{peer} is in another run than {self._party}: some party has shown the two of them "
-            "different run folders",
-            "compare `splitfed status` on all sides, and begin anew with another --out everywhere",
+            f"different run folders (here: {shown})",
+            "compare this list with the others': whose folder differs has shown two; begin anew "
+            "with another --out everywhere",
         )
         self._fails(peer, error)
         return True

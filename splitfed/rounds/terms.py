@@ -8,7 +8,8 @@ from typing import Literal
 
 import blake3
 
-from splitfed.aggregation import RULES, Parameters
+from splitfed.aggregation import Parameters
+from splitfed.config import members_needed
 from splitfed.signatures import PartyKeys, by_revoked, verified_by
 from splitfed.transport.events import STATE
 from splitfed.types import TensorSpec
@@ -107,9 +108,8 @@ class Terms:
 
     @property
     def members_needed(self) -> int:
-        """Members below which a view could close void rounds only: as many as are agreed, and as
-        many as the rule needs updates."""
-        return max(self.minimum_parties, RULES[self.rule].minimum(self.byzantine))
+        """Members below which a view could close void rounds only."""
+        return members_needed(self.rule, self.byzantine, self.minimum_parties)
 
     def without_the_needed(self, members: Collection[str]) -> str:
         """Why these members alone could close void rounds only; empty: they need not."""

@@ -123,12 +123,12 @@ class Waiting:
         if not membership.lacking(suspects | (idle := membership.idle())):
             suspects |= idle
         for peer in sorted(suspects - self._suspects):
-            silence = late.get(peer, self.patience)
+            silence = late.get(peer, self.patience if peer in self._slow else 0.0)
             self.folder.log("suspected", peer=peer, silent_s=round(silence, 3), **{"for": what})
-            self.telling.say(
-                f"{peer} showed no progress for {lasting(silence)} while its {what} is awaited: "
-                "going on without it if the others agree"
-            )
+            why = f"showed no progress for {lasting(silence)} while its {what} is awaited"
+            if peer not in self._slow:
+                why = "keeps this round from closing in ever more views"
+            self.telling.say(f"{peer} {why}: going on without it if the others agree")
         self._suspects = suspects
         enough = membership.consider(suspects)
         self._tell_view()
@@ -301,7 +301,7 @@ class Waiting:
     def _absent(self, peers: list[str], what: str, silent: float) -> NoReturn:
         its = "its" if len(peers) == 1 else "their"
         text = f"{', '.join(peers)} showed no progress for {silent:.0f} s while we wait for {its} "
-        text += what + self._why_not_without(peers)
+        text += what + self._why_not_without()
         fields = {"for": what, "silent_s": round(silent, 3)}
         for peer in peers:
             self.folder.log("absent", peer=peer, then=self.on_absent, **fields)
@@ -311,8 +311,8 @@ class Waiting:
             text, "run again when the peer is back: the run goes on where it stopped"
         )
 
-    def _why_not_without(self, peers: list[str]) -> str:
-        """Why three or more do not go on without these."""
+    def _why_not_without(self) -> str:
+        """Why three or more do not go on without who is absent."""
         if not self.mail.membership.dynamic:
             return ""
         if self.mail.run is None:

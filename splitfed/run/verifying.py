@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from splitfed.config import NEEDS
+from splitfed.config import NEEDS, members_needed
 from splitfed.errors import LedgerTampered, PrivacyError
 from splitfed.privacy import epsilon
 from splitfed.run.facts import Facts, offer_in
@@ -291,9 +291,8 @@ def _minimum(facts: Facts) -> int:
     found, half = facts.document.get("aggregation"), len(facts.parties) // 2 + 1
     agreed = found if isinstance(found, dict) else {}
     minimum, byzantine = (agreed.get(key, 0) for key in ("minimum_parties", "byzantine"))
-    need = NEEDS.get(str(agreed.get("rule")))
-    if need is not None and isinstance(byzantine, int):
-        half = max(half, need.parties(byzantine))
+    if (rule := str(agreed.get("rule"))) in NEEDS and isinstance(byzantine, int):
+        half = members_needed(rule, byzantine, half)
     return max(minimum, half) if isinstance(minimum, int) else half
 
 

@@ -15,7 +15,7 @@ from splitfed.store import RunFolder
 from splitfed.transport.events import Arrived, Event, Greeting, Noted
 from tests.rounds.test_mail import arrival, voted
 from tests.support.one import vote, word
-from tests.support.quick import QuickLink, begin, ended, town_of
+from tests.support.quick import QuickLink, begin, ended, four
 
 pytestmark = pytest.mark.usefixtures("silence")
 
@@ -64,7 +64,7 @@ def test_what_is_passed_on_of_another_run_is_the_bearers_fault(mail: Mail) -> No
 def test_one_that_shows_each_another_folder_brings_nobody_to_take_others_for_liars(
     shown: str, tmp_path: Path
 ) -> None:
-    town = town_of(tmp_path, "abcd", max_update_norm=100.0)
+    town = four(tmp_path)
 
     class TwoFaced(QuickLink):
         def greet(self, greeting: Greeting) -> None:
@@ -75,15 +75,17 @@ def test_one_that_shows_each_another_folder_brings_nobody_to_take_others_for_lia
 
             self._post(tell)
 
-    usual = town.link_type
-    town.link_type = lambda name: TwoFaced if name == "d" else usual(name)  # type: ignore[method-assign]
+    town.other = TwoFaced
     begin(town, confirm_within=5.0)
     town.wait(*"abc")
     for name in "abc":
         with RunFolder.read_only(town.folders[name]) as folder:
             assert not {*folder.quarantined} - {"d"}
         if name in shown:
-            assert isinstance(town.endings[name], FolderDiverged)
+            error = town.endings[name]
+            assert isinstance(error, FolderDiverged)
+            # By telephone the lists tell who showed two.
+            assert f"d {(name.encode() * 4).hex()}" in error.message
         else:
             assert isinstance(town.endings[name], Ending)
     if shown == "a":

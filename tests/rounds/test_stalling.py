@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from splitfed.errors import PeerUnreachable
 from splitfed.rounds import pace, remaining
@@ -19,32 +20,33 @@ from tests.support.members import Leaver, Town
 from tests.support.one import One, word
 from tests.support.quick import (
     DEAD,
+    Four,
     PowerCut,
-    Quick,
     QuickLink,
+    after,
+    alike,
     begin,
     dies_in,
     ended,
-    swift,
+    four,
     views_of,
 )
 
 pytestmark = pytest.mark.usefixtures("silence")
 
 
-class Four(Quick):
-    """``other`` is the link of ``whose``."""
-
-    other: type[QuickLink] = QuickLink
-    whose = "d"
-
-    def link_type(self, name: str) -> type[QuickLink]:
-        return self.other if name == self.whose else QuickLink
+GAINED = {
+    "abc": after([1, 2, 3, 4], [1, 2, 3, 4], *[[1, 2, 3]] * 2),
+    "bcd": after([1, 2, 3, 4], [1, 2, 3, 4], *[[2, 3, 4]] * 2),
+}
+"""What these three come to when the fourth ends in round 2, after its update was released."""
 
 
-def four(path: Path, **changes: Any) -> Four:
-    changes = {"rounds": 4, "max_update_norm": 100.0, **changes}
-    return Four(path, list("abcd"), changes, clock=swift)
+def go_on(town: Four, names: str, **engine: Any) -> dict[str, torch.Tensor]:
+    """All begin, and these end as done and alike: with what."""
+    begin(town, **{"confirm_within": 5.0, **engine})
+    town.wait(*names)
+    return ended(town, names)
 
 
 def proposing(town: Town, number: int, *, wrongly: bool) -> type[QuickLink]:
@@ -77,9 +79,7 @@ def test_a_liar_found_when_the_next_view_may_not_be_signed_yet_ends_nothing(
     monkeypatch.setattr(pace, "QUICK", 2)
     town = four(tmp_path)
     town.other = proposing(town, 9, wrongly=True)
-    begin(town, confirm_within=5.0)
-    town.wait(*"abc")
-    ended(town, "abc")
+    go_on(town, "abc")
     with RunFolder.read_only(town.folders["a"]) as folder:
         assert "its vote contradicts" in folder.quarantined["d"]
 
@@ -91,9 +91,7 @@ def test_who_signs_views_for_ever_and_votes_in_none_is_late_by_that(
     monkeypatch.setattr(remaining, "MOST_IN_VAIN", 3)
     town = four(tmp_path)
     town.other = proposing(town, 8, wrongly=False)
-    begin(town, confirm_within=5.0)
-    town.wait(*"abc")
-    ended(town, "abc")
+    go_on(town, "abc")
     *made, last = views_of(town, "a")
     assert last == ["a", "b", "c"]
     assert len(made) < 6
@@ -112,9 +110,7 @@ def test_who_says_that_our_key_is_used_twice_is_believed_by_nobody_but_alone(
 
     town = four(tmp_path)
     town.other = Claims
-    begin(town, confirm_within=5.0)
-    town.wait(*"abc")
-    ended(town, "abc")
+    assert alike(go_on(town, "abc"), GAINED["abc"])
 
 
 def test_after_one_left_for_good_another_may_still_be_away_for_a_while(tmp_path: Path) -> None:
@@ -151,9 +147,7 @@ def test_whoever_waits_for_what_one_other_has_of_a_dead_party_is_not_to_blame(
 
     town = four(tmp_path)
     town.other, town.whose = Dies, "a"
-    begin(town, patience=40.0, on_absent="finish-alone", confirm_within=5.0)
-    town.wait()
-    ended(town, "bcd")
+    assert alike(go_on(town, "bcd", patience=40.0, on_absent="finish-alone"), GAINED["bcd"])
 
 
 # --- after the last round --------------------------------------------------------------

@@ -50,6 +50,21 @@ class Quick(Town):
         return self.spokesman if name == "c" else QuickLink
 
 
+class Four(Quick):
+    """a, b, c and d; ``other`` is the link of ``whose``."""
+
+    other: type[QuickLink] = QuickLink
+    whose = "d"
+
+    def link_type(self, name: str) -> type[QuickLink]:
+        return self.other if name == self.whose else QuickLink
+
+
+def four(path: Path, **changes: Any) -> Four:
+    changes = {"rounds": 4, "max_update_norm": 100.0, **changes}
+    return Four(path, list("abcd"), changes, clock=swift)
+
+
 def town_of(path: Path, names: str = "abc", rounds: int = 4, **changes: Any) -> Quick:
     return Quick(path, list(names), {"rounds": rounds, **changes}, clock=swift)
 
